@@ -7,7 +7,8 @@ of them changes or reuses a draw. Streams of CPU and CUDA differ, since their ge
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, final
 
@@ -111,17 +112,53 @@ class Draws:
         seed: the seed of the run.
         role: what the draws are for.
         indices: the index of each input in its data set.
+        chunk: which of many draws of the same inputs this is; a loop counts it up.
     """
 
     seed: int
     role: Role
     indices: tuple[int, ...]
+    chunk: int = 0
+
+    def at(self, chunk: int) -> Draws:
+        """Name another chunk of the same streams.
+
+        Args:
+            chunk: its number, from 0.
+
+        Returns:
+            The draws of that chunk.
+        """
+        return replace(self, chunk=chunk)
+
+    def of(self, rows: Sequence[int]) -> Draws:
+        """Take some rows of the batch.
+
+        Args:
+            rows: their numbers.
+
+        Returns:
+            Their draws, in that order.
+        """
+        return replace(self, indices=tuple(self.indices[row] for row in rows))
 
     def __getitem__(self, row: int) -> Stream:
         return Stream(self.seed, self.role, self.indices[row])
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def fold(self, number: int) -> Draws:
+        """Give draws that share nothing with these, such as those of one step of a search.
+
+        Args:
+            number: which; the same number gives the same draws again.
+
+        Returns:
+            Draws of the same inputs in the same role, from a seed made of this one and the number.
+        """
+        digest = hashlib.blake2b(f"calipers/1 fold {self.seed} {number}".encode(), digest_size=8).digest()
+        return Draws(int.from_bytes(digest, "little"), self.role, self.indices)
 
 
 def _twister(key: bytes) -> torch.Generator:

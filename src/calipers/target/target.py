@@ -2,10 +2,10 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,14 +16,17 @@ from calipers.errors import (
     GradientsUnavailable,
     InvalidInput,
     ScoresUnavailable,
-    SoftmaxOutput,
     TargetError,
     UsageError,
 )
+from calipers.randomness import Draws
+from calipers.target.chance import drawn_from
 from calipers.target.fingerprint import fingerprint_module, fingerprint_values
+from calipers.target.probes import probe as probe_classifier
+from calipers.target.probes import probe_inputs
 from calipers.threat.threat_model import ABSTAIN
 
-__all__ = ["ROW_SLACK", "Access", "Precision", "Target", "apart", "outcomes"]
+__all__ = ["Access", "Precision", "Target", "outcomes"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,33 +60,6 @@ def outcomes(logits: Tensor, *, num_classes: int) -> Tensor:
     finite = torch.isfinite(scores).all(1)
     single = (scores == top[:, None]).sum(1) == 1
     return torch.where(finite & single & (chosen < num_classes), chosen, num_classes)
-
-
-def apart(found: Tensor, expected: Tensor, *, scale: Tensor | None = None) -> float:
-    """Measure how far two answers to the same inputs lie apart, as a share of the spread of the scores.
-
-    Only differences between classes count, since a vote depends on nothing else.
-
-    Args:
-        found: scores or decisions (rows, columns).
-        expected: the same of the other answer.
-        scale: the scores whose spread is the unit; those expected if None.
-
-    Returns:
-        The largest difference over the largest spread, above what rounding explains; NaN where scores are.
-    """
-    unit = expected if scale is None else scale
-
-    def centred(scores: Tensor) -> Tensor:
-        return scores - scores.mean(1, keepdim=True) if scores.shape[1] > 1 else scores
-
-    rounding = 4e-6 * float(unit.abs().max())
-    spread = max(float(centred(unit).abs().max()), 1e-30)
-    return max(float((centred(found) - centred(expected)).abs().max()) - rounding, 0.0) / spread
-
-
-ROW_SLACK: Final[dict[str, float]] = {"fp32": 1e-3, "bf16": 6e-2, "fp16": 1e-2}
-"""How far apart, as a share of the spread of the scores, an input may be answered in two places of a batch."""
 
 
 class _Preprocessed(nn.Module):
@@ -324,11 +300,15 @@ class Target:
             )
         return self._module
 
-    def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch columns"]:
+    def logits(
+        self, x: Float[Tensor, "batch *dims"], *, draws: Draws | None = None
+    ) -> Float[Tensor, "batch columns"]:
         """Compute scores; differentiable with respect to ``x`` where the target gives gradients.
 
         Args:
             x: raw inputs, float32, in input units.
+            draws: where a stochastic target's randomness comes from; from nowhere in particular if None, and without
+                effect on a target that is not stochastic.
 
         Returns:
             Scores in float32, with the rejection score last for a detector.
@@ -338,16 +318,20 @@ class Target:
         """
         if self.access < Access.SCORES:
             raise ScoresUnavailable(f"{self.name} gives decisions only: use a method that needs no scores")
-        if self._module is not None:
-            scores: Tensor = self._module(x.to(self.device))
-            return scores.float()
-        return torch.from_numpy(np.array(self._call(x), dtype=np.float32, copy=True)).to(x.device)
+        with self._chance(draws):
+            if self._module is not None:
+                scores: Tensor = self._module(x.to(self.device))
+                return scores.float()
+            return torch.from_numpy(np.array(self._call(x), dtype=np.float32, copy=True)).to(x.device)
 
-    def outcomes(self, x: Float[Tensor, "batch *dims"]) -> Int[Tensor, " batch"]:
+    def outcomes(
+        self, x: Float[Tensor, "batch *dims"], *, draws: Draws | None = None
+    ) -> Int[Tensor, " batch"]:
         """Compute the outcome of each input: its class, or ``num_classes`` where the draw failed.
 
         Args:
             x: raw inputs, float32, in input units.
+            draws: as in :meth:`logits`.
 
         Returns:
             One outcome an input, int64.
@@ -357,8 +341,9 @@ class Target:
         """
         with torch.no_grad():
             if self.access >= Access.SCORES:
-                return outcomes(self.logits(x), num_classes=self.num_classes)
-            decided = np.asarray(self._call(x))
+                return outcomes(self.logits(x, draws=draws), num_classes=self.num_classes)
+            with self._chance(draws):
+                decided = np.asarray(self._call(x))
             if decided.shape != (len(x),):
                 raise TargetError(f"{self.name} gave decisions of shape {decided.shape} for {len(x)} inputs")
             if decided.dtype.kind not in "biuf":
@@ -369,16 +354,19 @@ class Target:
             valid = (decided >= 0) & (decided < self.num_classes) & (decided == np.floor(decided))
             return torch.from_numpy(np.where(valid, decided, self.num_classes).astype(np.int64)).to(x.device)
 
-    def predict(self, x: Float[Tensor, "batch *dims"]) -> Int[Tensor, " batch"]:
+    def predict(
+        self, x: Float[Tensor, "batch *dims"], *, draws: Draws | None = None
+    ) -> Int[Tensor, " batch"]:
         """Predict the class of each input.
 
         Args:
             x: raw inputs, float32, in input units.
+            draws: as in :meth:`logits`.
 
         Returns:
             One class an input, int64; ABSTAIN where scores are NaN, infinite or tied, or where a detector rejects.
         """
-        found = self.outcomes(x)
+        found = self.outcomes(x, draws=draws)
         return torch.where(found == self.num_classes, ABSTAIN, found)
 
     def check_inputs(
@@ -421,6 +409,9 @@ class Target:
                     f"{self.num_classes - 1}"
                 )
 
+    def _chance(self, draws: Draws | None) -> AbstractContextManager[None]:
+        return drawn_from(draws, self.device) if self.stochastic and draws is not None else nullcontext()
+
     def _call(self, x: Tensor) -> np.ndarray:
         if self._function is None:
             raise TargetError(f"{self.name} has no function to call")
@@ -432,71 +423,13 @@ class Target:
             return self.logits(x) if self.access >= Access.SCORES else self.outcomes(x)[:, None].float()
 
     def _probe(self) -> None:
-        low, high = self.bounds
-        noise = torch.rand((6, *self.input_shape), generator=torch.Generator().manual_seed(0))
-        x = (low + (high - low) * noise).to(self.device)
-        x[0] = (low + high) / 2
-        try:
-            first = self._raw(x[:4])
-        except (RuntimeError, ValueError, TypeError, IndexError) as problem:
-            line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise TargetError(
-                f"{self.name} cannot take inputs of shape {self.input_shape}: {line}"
-            ) from problem
-        self._probe_output(first)
-        if self.stochastic:
-            self._probe_randomness(x[:1])
-            return
-        again = apart(self._raw(x[:4]), first)
-        if not again <= 1e-6:
-            raise TargetError(
-                f"{self.name} answers the same inputs differently (by {again:.3g}): declare it stochastic, or remove "
-                "its randomness"
-            )
-        before = apart(self._raw(torch.cat([x[:2], x[4:]]))[:2], first[:2], scale=first)
-        behind = apart(self._raw(torch.cat([x[4:], x[2:4]]))[2:], first[2:], scale=first)
-        mates = max(before, behind)
-        if not mates <= ROW_SLACK[self.precision]:
-            raise TargetError(
-                f"{self.name} answers an input differently beside other inputs (by {mates:.3g} of its scores): it uses "
-                "statistics of the batch, and no certificate holds for it"
-            )
-
-    def _probe_randomness(self, x: Tensor) -> None:
-        """Compare how answers to one input vary between forwards with how they vary within one."""
-        calls, rows = 16, 16
-        found = torch.stack([self._raw(x.expand(rows, *x.shape[1:])) for _ in range(calls)]).double()
-        within = found.var(1).mean(0)
-        between = rows * found.mean(1).var(0)
-        if bool((between > 10 * within + 1e-12 * found.abs().amax((0, 1)) ** 2).any()):
-            raise TargetError(
-                f"{self.name} draws its randomness for a whole batch, and votes must be independent: draw it for every "
-                "row"
-            )
-
-    def _probe_output(self, first: Tensor) -> None:
-        if self.access < Access.SCORES:
-            return
-        columns = self.num_classes + int(self.detector)
-        if first.shape != (4, columns):
-            what = (
-                "one class"
-                if first.ndim == 2 and first.shape[1] == 1
-                else f"outputs of shape {tuple(first.shape)}"
-            )
-            raise TargetError(
-                f"{self.name} gives {what} for 4 inputs: (4, {columns}) is needed for its classes"
-            )
-        if not bool(torch.isfinite(first).all()):
-            raise TargetError(
-                f"{self.name} gives NaN or infinite scores for plain inputs: check its weights and scaling"
-            )
-        total = first.sum(1)
-        if bool((first >= 0).all()) and bool(((total - 1).abs() < 2e-2).all()):
-            warnings.warn(
-                SoftmaxOutput(
-                    f"{self.name} seems to give probabilities: votes are not affected, but return the scores before "
-                    "softmax for margins and gradients"
-                ),
-                stacklevel=4,
-            )
+        x = probe_inputs(self.input_shape, self.bounds).to(self.device)
+        columns = self.num_classes + int(self.detector) if self.access >= Access.SCORES else None
+        probe_classifier(
+            self._raw,
+            x,
+            name=self.name,
+            columns=columns,
+            stochastic=self.stochastic,
+            precision=self.precision,
+        )

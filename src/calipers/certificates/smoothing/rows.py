@@ -39,7 +39,7 @@ def rows_apart(forward: Callable[[Tensor], Tensor], x: Tensor) -> RowsApart:
     """
     import torch
 
-    from calipers.target.target import apart
+    from calipers.target.probes import apart
 
     shift = min(37, len(x) - 1)
     kept = torch.arange(len(x), device=x.device) % 2 == 0
@@ -71,7 +71,7 @@ def require_own_answers(target: Target, forward: Callable[[Tensor], Tensor], x: 
     Raises:
         TargetError: if a row's answer depends on its place or its mates by more than rounding.
     """
-    from calipers.target.target import ROW_SLACK
+    from calipers.target.probes import ROW_SLACK
 
     if target.stochastic:
         return True

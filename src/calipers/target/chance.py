@@ -1,0 +1,44 @@
+"""Chance: a classifier's own randomness, drawn from a named stream and from nothing else."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from calipers.randomness import Draws
+
+__all__ = ["drawn_from"]
+
+
+@contextmanager
+def drawn_from(draws: Draws, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of torch, NumPy and Python from a batch's draws, and put them back afterwards.
+
+    A stochastic classifier is opaque: where its randomness comes from is its own affair, as long as it comes from
+    these generators. Its draws then depend on the seed, the role, the inputs of the batch and the chunk, and repeat
+    with them.
+
+    Args:
+        draws: the draws of the batch.
+        device: where the classifier runs.
+
+    Yields:
+        Nothing; the draws of the block are those of the stream.
+    """
+    named = b" ".join(draws[row].key(draws.chunk) for row in range(len(draws)))
+    digest = hashlib.shake_128(named).digest(16)
+    seed = int.from_bytes(digest[:8], "little") >> 1
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  # the legacy generator is what user code draws from
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)  # noqa: TID251  # a classifier's own draws come from the global generator
+        random.seed(seed)
+        np.random.seed(int.from_bytes(digest[8:12], "little"))  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
