@@ -14,6 +14,7 @@ __all__ = [
     "MissingClasses",
     "MissingExtra",
     "MissingFile",
+    "NotLipschitz",
     "ScoresUnavailable",
     "SlowPath",
     "SoftmaxOutput",
@@ -22,6 +23,7 @@ __all__ = [
     "StoreMismatch",
     "StoreNotWritable",
     "TargetError",
+    "UnknownLayer",
     "UnsafeFile",
     "Unsound",
     "UntrustedCode",
@@ -90,6 +92,39 @@ class GradientsUnavailable(TargetError):
 
 class Unsound(CalipersError):
     """The request would give a number that the theory does not support, so it is refused."""
+
+
+class NotLipschitz(Unsound):
+    """A layer of a network has no Lipschitz constant, or none that would be of use.
+
+    Args:
+        place: the layer's place in the network, such as ``layer1.0.norm``.
+        kind: the type of module or the function.
+        reason: why, and what to do.
+    """
+
+    def __init__(self, place: str, kind: str, reason: str) -> None:
+        super().__init__(_layer(place, kind, reason))
+        self.place, self.kind, self.reason = place, kind, reason
+
+
+class UnknownLayer(Unsound):
+    """A layer of a network, or the way it is set up, is not among those for which a bound is proved.
+
+    Args:
+        place: the layer's place in the network.
+        kind: the type of module or the function.
+        reason: what is not known, and what to do.
+    """
+
+    def __init__(self, place: str, kind: str, reason: str) -> None:
+        super().__init__(_layer(place, kind, reason))
+        self.place, self.kind, self.reason = place, kind, reason
+
+
+def _layer(place: str, kind: str, reason: str) -> str:
+    where = f"{place} ({kind})" if place and place != kind else kind
+    return " ".join(f"{where}: {reason}".split())
 
 
 class StoreError(CalipersError):
