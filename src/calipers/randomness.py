@@ -112,24 +112,11 @@ class Draws:
         seed: the seed of the run.
         role: what the draws are for.
         indices: the index of each input in its data set.
-        chunk: which of many draws of the same inputs this is; a loop counts it up.
     """
 
     seed: int
     role: Role
     indices: tuple[int, ...]
-    chunk: int = 0
-
-    def at(self, chunk: int) -> Draws:
-        """Name another chunk of the same streams.
-
-        Args:
-            chunk: its number, from 0.
-
-        Returns:
-            The draws of that chunk.
-        """
-        return replace(self, chunk=chunk)
 
     def of(self, rows: Sequence[int]) -> Draws:
         """Take some rows of the batch.

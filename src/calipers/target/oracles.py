@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from calipers.errors import GradientsUnavailable, ScoresUnavailable
+from calipers.randomness import Draws
 from calipers.target.target import Access, Target
 
 __all__ = ["Counts", "Oracle"]
@@ -58,11 +60,35 @@ class Oracle:
         """The least and the largest value of a valid input."""
         return self._target.bounds
 
-    def logits(self, x: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch columns"]:
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier runs."""
+        return self._target.device
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the classifier draws randomness of its own."""
+        return self._target.stochastic
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, of which a white-box view may name the parts; what is run on it directly is not counted.
+
+        Raises:
+            GradientsUnavailable: if the view gives no gradients.
+        """
+        if self.access < Access.GRADIENTS:
+            raise GradientsUnavailable(f"this view gives {self.access.name.lower()} and not the network")
+        return self._target.module
+
+    def logits(
+        self, x: Float[Tensor, "batch *dims"], *, draws: Draws | None = None
+    ) -> Float[Tensor, "batch columns"]:
         """Answer with scores, differentiable only if the view gives gradients.
 
         Args:
             x: raw inputs.
+            draws: where a stochastic target's randomness comes from.
 
         Returns:
             Scores.
@@ -74,23 +100,26 @@ class Oracle:
             raise ScoresUnavailable("this view gives decisions only")
         self._count(len(x))
         if self.access < Access.GRADIENTS:
-            return self._target.logits(x.detach())
-        scores = self._target.logits(x)
+            return self._target.logits(x.detach(), draws=draws)
+        scores = self._target.logits(x, draws=draws)
         if scores.requires_grad:
             scores.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return scores
 
-    def predict(self, x: Float[Tensor, "batch *dims"]) -> Int[Tensor, " batch"]:
+    def predict(
+        self, x: Float[Tensor, "batch *dims"], *, draws: Draws | None = None
+    ) -> Int[Tensor, " batch"]:
         """Answer with classes.
 
         Args:
             x: raw inputs.
+            draws: where a stochastic target's randomness comes from.
 
         Returns:
             One class an input, or ABSTAIN.
         """
         self._count(len(x))
-        return self._target.predict(x.detach())
+        return self._target.predict(x.detach(), draws=draws)
 
     def _count(self, inputs: int) -> None:
         self.counts.queries += inputs
