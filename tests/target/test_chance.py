@@ -23,12 +23,12 @@ def _target() -> Target:
     return Target(_Noisy().eval(), num_classes=3, input_shape=(4,), stochastic=True)
 
 
-def test_the_same_draws_give_the_same_scores_and_another_chunk_others() -> None:
+def test_the_same_draws_give_the_same_scores_and_another_fold_others() -> None:
     target, x = _target(), torch.rand(5, 4)
     draws = Draws(7, Role.JUDGE, (3, 1, 4, 8, 5))
     first = target.logits(x, draws=draws)
     assert torch.equal(first, target.logits(x, draws=draws))
-    others = [draws.at(1), Draws(8, Role.JUDGE, draws.indices), Draws(7, Role.SEARCH, draws.indices)]
+    others = [draws.fold(1), Draws(8, Role.JUDGE, draws.indices), Draws(7, Role.SEARCH, draws.indices)]
     for other in others:
         assert not torch.equal(first, target.logits(x, draws=other))
 
@@ -53,9 +53,9 @@ def test_all_three_global_generators_are_drawn_from_the_stream_and_put_back() ->
     assert random.getstate() == before[2]
 
 
-def test_rows_of_draws_keep_their_indices_and_chunk() -> None:
-    draws = Draws(1, Role.SEARCH, (10, 11, 12)).at(4)
-    assert draws.of([2, 0]) == Draws(1, Role.SEARCH, (12, 10), 4)
+def test_rows_of_draws_keep_their_indices() -> None:
+    draws = Draws(1, Role.SEARCH, (10, 11, 12))
+    assert draws.of([2, 0]) == Draws(1, Role.SEARCH, (12, 10))
 
 
 def test_a_classifier_that_is_not_stochastic_is_not_seeded() -> None:

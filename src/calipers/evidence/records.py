@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 from calipers.errors import StoreCorrupt
 from calipers.threat.threat_model import ABSTAIN
 
-__all__ = ["AnyRecord", "Certificate", "Prediction", "Record", "record_from_json"]
+__all__ = ["AnyRecord", "Attempt", "Certificate", "Prediction", "Record", "record_from_json"]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -70,9 +70,13 @@ class Certificate(Record):
         budget: the largest number of estimation samples that the rule allowed.
         stopping: the stopping rule.
         noise: the noise, with its scale in input units.
-        votes: ``hard`` (votes are counted) or ``soft`` (scores are averaged).
+        votes: ``hard`` (votes are counted), ``soft`` (scores are averaged), or empty where nothing votes.
         means: mean score of each class (soft votes only).
         variances: sample variance of the scores of each class (soft votes only).
+        rival: the other class whose margin gave the radius (Lipschitz certificates only; -1 where none did).
+        margin: score of the class minus that of the rival (likewise).
+        constant: the bound on the Lipschitz constant of that difference, in the norm of the radius or in l2
+            where the theorem says so (likewise).
     """
 
     kind: ClassVar[str] = "certificate"
@@ -94,6 +98,9 @@ class Certificate(Record):
     votes: str = "hard"
     means: tuple[float, ...] | None = None
     variances: tuple[float, ...] | None = None
+    rival: int | None = None
+    margin: float | None = None
+    constant: float | None = None
 
     @property
     def abstained(self) -> bool:
@@ -136,10 +143,59 @@ class Prediction(Record):
         return self.prediction == self.label and self.prediction != ABSTAIN
 
 
-AnyRecord = Certificate | Prediction
-_KINDS: dict[str, type[Certificate] | type[Prediction]] = {
+@final
+@dataclass(frozen=True, slots=True)
+class Attempt(Record):
+    """An upper bound on the robust radius of one input, or a search that found none.
+
+    Args:
+        success: the goal was reached by the real classifier, inside the box and the ball; for a randomized one, by
+            the judge's rule.
+        undetermined: neither success nor failure was shown: the classifier abstained where that counts as neither,
+            or the interval of a randomized classifier's rate holds one half.
+        distance: the size of the perturbation, in input units, rounded up; that of the candidate where there was no
+            success.
+        norm: the norm of the distance.
+        eps: the size that was allowed, in input units; None where the least was looked for.
+        goal: the repr of what the adversary wanted.
+        judge: the repr of the judge.
+        wins: the draws in which the goal was reached.
+        draws: the draws made; 1 for a deterministic classifier.
+        flips: the draws in which the goal was reached at the clean input, with no attack at all.
+        queries: inputs that were answered for this one, the judge's own left out.
+        forwards: inputs that were passed forward for it.
+        backwards: inputs that were passed backward for it.
+        reason: why the search ended.
+    """
+
+    kind: ClassVar[str] = "attempt"
+
+    success: bool
+    undetermined: bool
+    distance: float
+    norm: str
+    eps: float | None
+    goal: str
+    judge: str
+    wins: int
+    draws: int
+    flips: int
+    queries: int
+    forwards: int
+    backwards: int
+    reason: str
+
+    @property
+    def rate(self) -> float:
+        """The share of draws in which the goal was reached."""
+        return self.wins / self.draws
+
+
+AnyRecord = Certificate | Prediction | Attempt
+_KINDS: dict[str, type[Certificate] | type[Prediction] | type[Attempt]] = {
     Certificate.kind: Certificate,
     Prediction.kind: Prediction,
+    Attempt.kind: Attempt,
 }
 _ROWS = ("counts", "selection", "means", "variances")
 

@@ -18,8 +18,7 @@ def drawn_from(draws: Draws, device: torch.device) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python from a batch's draws, and put them back afterwards.
 
     A stochastic classifier is opaque: where its randomness comes from is its own affair, as long as it comes from
-    these generators. Its draws then depend on the seed, the role, the inputs of the batch and the chunk, and repeat
-    with them.
+    these generators. Its draws then depend on the seed, the role and the inputs of the batch, and repeat with them.
 
     Args:
         draws: the draws of the batch.
@@ -28,7 +27,7 @@ def drawn_from(draws: Draws, device: torch.device) -> Iterator[None]:
     Yields:
         Nothing; the draws of the block are those of the stream.
     """
-    named = b" ".join(draws[row].key(draws.chunk) for row in range(len(draws)))
+    named = b" ".join(draws[row].key(0) for row in range(len(draws)))
     digest = hashlib.shake_128(named).digest(16)
     seed = int.from_bytes(digest[:8], "little") >> 1
     states = random.getstate(), np.random.get_state()  # noqa: NPY002  # the legacy generator is what user code draws from

@@ -7,7 +7,7 @@ from torch import Tensor
 from calipers.errors import UsageError
 from calipers.threat.threat_model import Goal, Targeted
 
-__all__ = ["cross_entropy", "dlr", "margin"]
+__all__ = ["OBJECTIVES", "cross_entropy", "dlr", "margin"]
 
 
 def _wanted(goal: Targeted, logits: Tensor) -> Tensor:
@@ -89,3 +89,7 @@ def dlr(
         return (wanted - own) / spread.clamp_min(1e-12)
     spread = ordered[:, 0] - ordered[:, 2]
     return (_others_largest(logits, labels) - own) / spread.clamp_min(1e-12)
+
+
+OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+"""The objectives by name."""

@@ -1,0 +1,174 @@
+"""Geometry of candidates: distances rounded up, and points inside the box and the ball, as floats or as bytes."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from calipers.threat.norms import project, size
+from calipers.threat.threat_model import Norm
+
+__all__ = ["distances", "inside_box", "levels", "on_grid", "settle", "settle_on_grid"]
+
+_LEVELS = 255
+_ROUNDOFF = 2.0**-52
+_DRAWN_IN = 1e-7
+_TRIES = 24
+
+
+def distances(
+    candidate: Float[Tensor, "batch *dims"], x: Float[Tensor, "batch *dims"], norm: Norm
+) -> Float[Tensor, " batch"]:
+    """Measure perturbations in float64 and round up.
+
+    The difference of two float32 numbers is exact in float64 where their exponents are near, and within its unit
+    roundoff otherwise; sums of d terms lose d units at most.
+
+    Args:
+        candidate: perturbed inputs, float32.
+        x: clean inputs, float32.
+        norm: the norm.
+
+    Returns:
+        One distance an input, float64, never below the true one.
+    """
+    return _rounded_up(candidate.double() - x.double(), norm)
+
+
+def _rounded_up(delta: Tensor, norm: Norm) -> Tensor:
+    found = size(delta, norm)
+    if norm is Norm.L0:
+        return found
+    terms = 1 if norm is Norm.LINF else delta.flatten(1).shape[1]
+    return found * (1 + (terms + 4) * _ROUNDOFF)
+
+
+def inside_box(x: Float[Tensor, "batch *dims"], bounds: tuple[float, float]) -> Bool[Tensor, " batch"]:
+    """Say which inputs lie within the bounds, exactly.
+
+    Args:
+        x: inputs.
+        bounds: the least and the largest value.
+
+    Returns:
+        One answer an input; NaN lies outside.
+    """
+    low, high = bounds
+    flat = x.double().flatten(1)
+    return ((flat >= low) & (flat <= high)).all(1)
+
+
+def settle(
+    candidate: Float[Tensor, "batch *dims"],
+    x: Float[Tensor, "batch *dims"],
+    norm: Norm,
+    eps: float | None,
+    bounds: tuple[float, float],
+) -> Float[Tensor, "batch *dims"]:
+    """Move candidates to float32 points that lie inside the box and the ball beyond doubt.
+
+    A search works in float32 and projects onto its ball up to rounding; what it ends with may lie outside by a unit or
+    two. Here the perturbation is projected in float64, and then drawn in by shares of 1e-7 until its float32 form is
+    inside by :func:`distances`. A candidate that is not a number becomes the clean input.
+
+    Args:
+        candidate: what a search ended with.
+        x: clean inputs, float32, inside the box.
+        norm: the norm of the ball.
+        eps: its radius; None for no ball.
+        bounds: the least and the largest value of the box.
+
+    Returns:
+        Float32 inputs.
+    """
+    finite = torch.isfinite(candidate)
+    candidate = torch.where(finite, candidate, x).float().clamp(*bounds)
+    if eps is None or not len(x):
+        return candidate
+    outside = distances(candidate, x, norm) > eps
+    if not bool(outside.any()):
+        return candidate
+    radius = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
+    clean, shape = x.double(), (-1, *[1] * (x.ndim - 1))
+    delta = project(candidate.double() - clean, radius, norm)
+    settled = candidate
+    for attempt in range(_TRIES):
+        share = 0.0 if attempt == 0 else min(_DRAWN_IN * 2.0 ** (attempt - 1), 1.0)
+        drawn_in = (clean + delta * (1 - share)).float().clamp(*bounds)
+        settled = torch.where(outside.view(shape), drawn_in, settled)
+        outside = distances(settled, x, norm) > eps
+        if not bool(outside.any()):
+            return settled
+    return torch.where(outside.view(shape), x, settled)
+
+
+def levels(x: Float[Tensor, "batch *dims"], bounds: tuple[float, float]) -> Float[Tensor, "batch *dims"]:
+    """Round inputs to bytes.
+
+    Args:
+        x: inputs.
+        bounds: the values of the bytes 0 and 255.
+
+    Returns:
+        Whole numbers from 0 to 255, float64.
+    """
+    low, high = bounds
+    return ((x.double() - low) / (high - low) * _LEVELS).round().clamp(0, _LEVELS)
+
+
+def on_grid(x: Float[Tensor, "batch *dims"], bounds: tuple[float, float]) -> Bool[Tensor, " batch"]:
+    """Say which inputs are bytes up to the rounding of float32.
+
+    Args:
+        x: inputs, float32.
+        bounds: the values of the bytes 0 and 255.
+
+    Returns:
+        One answer an input.
+    """
+    low, high = bounds
+    exact = (x.double() - low) / (high - low) * _LEVELS
+    return ((exact - exact.round()).abs() < 1e-3).flatten(1).all(1)
+
+
+def settle_on_grid(
+    candidate: Float[Tensor, "batch *dims"],
+    x: Float[Tensor, "batch *dims"],
+    norm: Norm,
+    eps: float | None,
+    bounds: tuple[float, float],
+) -> tuple[Float[Tensor, "batch *dims"], Float[Tensor, " batch"]]:
+    """Move candidates to 8-bit images inside the ball around an 8-bit image, and measure them as bytes.
+
+    Rounding to the nearest byte may leave the ball; rounding towards the clean byte never does, since it makes every
+    coordinate of the perturbation smaller.
+
+    Args:
+        candidate: what a search ended with.
+        x: clean inputs, 8-bit images as float32.
+        norm: the norm of the ball.
+        eps: its radius; None for no ball.
+        bounds: the values of the bytes 0 and 255.
+
+    Returns:
+        Float32 inputs on the grid, and their distances in input units, float64.
+    """
+    low, high = bounds
+    clean = levels(x, bounds)
+
+    def measured(grid: Tensor) -> Tensor:
+        unit = (grid - clean) * (high - low) / _LEVELS
+        return size(unit, norm) if norm in (Norm.LINF, Norm.L0) else _rounded_up(unit, norm)
+
+    grid = levels(torch.where(torch.isfinite(candidate), candidate, x), bounds)
+    distance = measured(grid)
+    if eps is not None and bool((distance > eps).any()):
+        inner = settle(candidate, x, norm, eps, bounds).double() - x.double()
+        # a millionth outward: a byte that the ball reaches exactly is not lost to the rounding of float32
+        steps = (inner / (high - low) * _LEVELS * (1 + 1e-6)).trunc()
+        rows = (distance > eps).view(-1, *[1] * (x.ndim - 1))
+        grid = torch.where(rows, (clean + steps).clamp(0, _LEVELS), grid)
+        distance = measured(grid)
+        still = (distance > eps).view(-1, *[1] * (x.ndim - 1))
+        grid = torch.where(still, clean, grid)
+        distance = measured(grid)
+    return (grid / _LEVELS * (high - low) + low).float(), distance
