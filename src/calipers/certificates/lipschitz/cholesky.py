@@ -75,19 +75,22 @@ def _proved(square: float, largest: float, terms: int, row: int, formed: float) 
     return math.sqrt((square + rounding + formed) * (1 + 8 * UNIT)) * (1 + 2 * UNIT)
 
 
-def prove_dense(gram: NDArray[np.float64], estimate: float, *, formed: float) -> float:
+def prove_dense(
+    gram: NDArray[np.float64], estimate: float, *, formed: float, first: float = _RAISES[0]
+) -> float:
     """Prove a norm from its dense Gram matrix.
 
     Args:
         gram: a symmetric positive semidefinite matrix.
         estimate: an estimate of its largest eigenvalue.
         formed: bound on the norm of the error with which the matrix was formed.
+        first: share by which the estimate is raised at first; smaller where the estimate is better.
 
     Returns:
         An upper bound on the square root of its largest eigenvalue; infinity if no attempt succeeded.
     """
     n = len(gram)
-    for share in _RAISES:
+    for share in (first, *_RAISES):
         square = estimate * (1 + share) ** 2
         shifted = -gram
         shifted[np.diag_indices(n)] += square

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from calipers.certificates.lipschitz.matrices import (
     operator_norm,
     power_of_two,
 )
-from calipers.certificates.lipschitz.torus import Symbol, circulant_norm, torus_norm
+from calipers.certificates.lipschitz.torus import Symbol, circulant_norm, first_grid, torus_norm
 from calipers.errors import UsageError
 from calipers.threat.threat_model import Norm
 
@@ -35,11 +36,15 @@ __all__ = [
 
 Method = Literal["auto", "grid", "exact"]
 
-_AUTO_OPERATIONS = 4e9
-"""Floating-point operations of a factorization that take about a second."""
+_AUTO_OPERATIONS = 1.2e10
+"""Floating-point operations that take about a second."""
 
 _EXACT_OPERATIONS = 2e12
 """Those that are still tried when the exact norm is asked for."""
+
+
+_SUMMED_ENTRIES = 2e6
+"""Most entries of a matrix that is written to add up its rows or columns."""
 
 
 class NormBound(NamedTuple):
@@ -117,10 +122,12 @@ def convolution_norm(
         raise UsageError("norm is l0: operator norms are given in l1, l2 and linf")
     if size is not None:
         convolution.long_and_short(size)
+    if not np.any(convolution.kernel):
+        return NormBound(0.0, "all weights are 0")
     scale = power_of_two(convolution.kernel)
     scaled = _scaled(convolution, scale)
     if norm is not Norm.L2:
-        value, words = _sums(scaled, (norm is Norm.LINF) != convolution.transposed, size)
+        value, words = _sums(scaled, norm, size)
         return NormBound(value * scale, words)
     exact = None if size is None or method == "grid" else _exact(scaled, size, method)
     value, words = _grid(scaled, size) if exact is None else exact
@@ -140,18 +147,26 @@ def _scaled(convolution: Convolution, scale: float) -> Convolution:
     )
 
 
-def _sums(convolution: Convolution, of_short: bool, size: tuple[int, ...] | None) -> NormBound:
-    """Find the largest sum of magnitudes over what one short (or one long) position is linked to."""
+def _sums(convolution: Convolution, norm: Norm, size: tuple[int, ...] | None) -> NormBound:
+    """Bound the l1 or linf norm: the largest sum of magnitudes in a column or in a row."""
+    of_short = (norm is Norm.LINF) != convolution.transposed
     magnitude = np.abs(convolution.grouped)
     total = magnitude.sum(axis=2 if of_short else 1)
-    count = magnitude[0].size
     for axis in range(convolution.axes):
         links = _links(convolution, axis, of_short, size)
-        total = np.moveaxis(np.tensordot(total, links, axes=(2, 1)), -1, -1)
-    where = "any size" if size is None else f"at {_times(size)}"
-    exact = convolution.padding_mode == "zeros" and size is not None
-    value = float(total.max()) * (1 + 4 * UNIT * (count + 8))
-    return NormBound(value, f"{'exact' if exact else 'sums of magnitudes'}, {where}")
+        total = np.tensordot(total, links, axes=(2, 1))
+    value = float(total.max()) * (1 + 4 * UNIT * (magnitude[0].size + 8))
+    if size is None:
+        return NormBound(value, "sums of magnitudes, any size")
+    if convolution.padding_mode == "zeros":
+        return NormBound(value, f"exact at {_times(size)}")
+    _, short = convolution.long_and_short(size)
+    if convolution.kernel.size * math.prod(short) <= _SUMMED_ENTRIES:
+        # Where padding copies an input, weights of both signs may meet in one entry.
+        rounding = 4 * UNIT * math.prod(convolution.taps) * value
+        summed = operator_norm(convolution.matrix(size), norm) + rounding
+        return NormBound(min(value, summed), f"exact at {_times(size)}")
+    return NormBound(value, f"sums of magnitudes, at {_times(size)}")
 
 
 def _links(
@@ -188,46 +203,47 @@ def _exact(convolution: Convolution, size: tuple[int, ...], method: Method) -> N
     budget = _AUTO_OPERATIONS if method == "auto" else _EXACT_OPERATIONS
     dense = min(inputs, outputs) <= SVD_SIDE // 2 and inputs * outputs <= BAND_ENTRIES / 100
     if dense:
-        matrix = convolution.matrix(size)
-        return NormBound(_plus_copies(convolution, operator_norm(matrix, Norm.L2)), f"{where} (SVD)")
+        return NormBound(_matrix_l2(convolution, size), f"{where} (SVD)")
     if convolution.padding_mode != "zeros":
         circular = _circular(convolution, size) if convolution.padding_mode == "circular" else None
         if circular is not None and circular[1]:
             return NormBound(circular[0], f"{where} (frequencies)")
         if min(inputs, outputs) <= (SVD_SIDE * 2 if method == "auto" else DENSE_SIDE):
-            value = operator_norm(convolution.matrix(size), Norm.L2)
-            return NormBound(_plus_copies(convolution, value), f"{where} (Cholesky)")
+            return NormBound(_matrix_l2(convolution, size), f"{where} (Cholesky)")
         return None
     chosen = min(ConvolutionGram.both(convolution, size), key=lambda g: g.unknowns * (g.width + 1.0) ** 2)
     entries = chosen.unknowns * (chosen.width + 1.0)
     if entries > BAND_ENTRIES or entries * (chosen.width + 1) > budget:
         return None
     estimate = lanczos(chosen.apply, chosen.unknowns)
-    one, infinity = (_sums(convolution, side, size).value for side in (False, True))
+    one, infinity = (_sums(convolution, norm, size).value for norm in (Norm.L1, Norm.LINF))
     terms = chosen.kernel.shape[1] + chosen.kernel.shape[3] + 8
     value = prove_banded(chosen.band(), estimate, formed=4 * UNIT * terms * one * infinity)
     return NormBound(value, f"{where} (Cholesky)") if math.isfinite(value) else None
 
 
-def _plus_copies(convolution: Convolution, value: float) -> float:
-    """Add the rounding of the sums of weights that padding makes in the matrix."""
+def _matrix_l2(convolution: Convolution, size: tuple[int, ...]) -> float:
+    """Bound the norm by that of the matrix, and the rounding of the sums of weights that padding makes in it."""
+    value = operator_norm(convolution.matrix(size), Norm.L2)
     if convolution.padding_mode == "zeros":
         return value
-    taps = math.prod(convolution.taps)
-    mass = float(np.sqrt(np.square(convolution.kernel).sum(axis=(0, 1))).sum())
-    copies = math.prod(1 + before + after for before, after in convolution.padding)
-    return value + 4 * UNIT * taps * mass * copies
+    one, infinity = (_sums(convolution, norm, None).value for norm in (Norm.L1, Norm.LINF))
+    return value + 4 * UNIT * math.prod(convolution.taps) * math.sqrt(one * infinity)
 
 
 def _grid(convolution: Convolution, size: tuple[int, ...] | None) -> NormBound:
     """Bound the norm from frequencies: over the torus times the padding's norm, or on the circle itself."""
     symbol = Symbol(convolution.grouped, convolution.stride, convolution.dilation)
+    split = any(s > c for s, c in zip(convolution.stride, symbol.common, strict=True))
+    phases = "polyphase " if split else ""
+    circles = _circles(convolution, symbol, size) if size and convolution.padding_mode == "zeros" else None
+    if circles is not None and symbol.cost(math.prod(circles.points)) > _AUTO_OPERATIONS:
+        return NormBound(circles.upper, f"{phases}twisted circles {_times(circles.points)}")
     torus = torus_norm(symbol)
-    phases = (
-        "polyphase " if any(s > c for s, c in zip(convolution.stride, symbol.common, strict=True)) else ""
-    )
     words = f"{phases}grid {_times(torus.points)}" if any(symbol.degrees) else "matrix of the kernel"
     if convolution.padding_mode == "zeros":
+        if circles is not None and circles.upper < torus.upper:
+            return NormBound(circles.upper, f"{phases}twisted circles {_times(circles.points)}")
         return NormBound(torus.upper, words)
     copies = pad_norm(size, convolution.padding, convolution.padding_mode)
     value = torus.upper * copies * (1 + 2 * UNIT)
@@ -237,6 +253,33 @@ def _grid(convolution: Convolution, size: tuple[int, ...] | None) -> NormBound:
     if circular is not None and circular[0] <= value:
         return NormBound(circular[0], f"frequencies at {_times(size or ())}")
     return NormBound(value, words)
+
+
+class _Circles(NamedTuple):
+    """A bound from circular grids, and their size."""
+
+    upper: float
+    points: tuple[int, ...]
+
+
+def _circles(convolution: Convolution, symbol: Symbol, size: tuple[int, ...]) -> _Circles | None:
+    """Bound the norm with zero padding by those on the smallest circles that hold it without overlap."""
+    long, short = convolution.long_and_short(size)
+    points = []
+    for a in range(convolution.axes):
+        before, reach = convolution.padding[a][0], convolution.dilation[a] * (convolution.taps[a] - 1)
+        last = (long[a] - 1 + before, reach - before + convolution.stride[a] * (short[a] - 1))
+        points.append(max(last) // convolution.stride[a] + 1)
+    turns = list(itertools.product((False, True), repeat=convolution.axes))
+    work = symbol.cost(len(turns) * math.prod(points) // 2)
+    most = max(_AUTO_OPERATIONS / 2, 1.5 * symbol.cost(math.prod(first_grid(symbol)) // 2))
+    if not any(symbol.degrees) or work > most:
+        return None
+    circles = tuple(points)
+    norms = (
+        circulant_norm(symbol, circles, dilation=convolution.dilation, turned=turned) for turned in turns
+    )
+    return _Circles(min(norms), circles)
 
 
 def _circular(convolution: Convolution, size: tuple[int, ...]) -> tuple[float, bool]:
@@ -253,11 +296,9 @@ def _circular(convolution: Convolution, size: tuple[int, ...]) -> tuple[float, b
         repeats *= int(rows.max())
         exact &= bool(np.all(rows == 1))
     symbol = Symbol(convolution.grouped, tuple(strides), convolution.dilation)
-    if symbol.cost(math.prod(points)) > 4 * _AUTO_OPERATIONS:
+    if symbol.cost(math.prod(points)) > 2 * _AUTO_OPERATIONS:
         return math.inf, False
-    largest = circulant_norm(
-        symbol, tuple(points), dilation=convolution.dilation, twist=(0.0,) * convolution.axes
-    )
+    largest = circulant_norm(symbol, tuple(points), dilation=convolution.dilation)
     return largest * math.sqrt(repeats) * (1 + 4 * UNIT), exact
 
 

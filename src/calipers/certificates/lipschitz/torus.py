@@ -9,13 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Symbol", "TorusBound", "circulant_norm", "torus_norm"]
+__all__ = ["Symbol", "TorusBound", "circulant_norm", "first_grid", "torus_norm"]
 
 UNIT = float(np.finfo(np.float64).eps) / 2
 """Unit roundoff of float64."""
 
 _CHUNK = 2**21
 """Complex numbers held at once."""
+
+_FIRST_GRID = 1e12
+"""Most floating-point operations of a grid of 8 points a degree: about a minute."""
 
 
 class Symbol:
@@ -58,16 +61,17 @@ class Symbol:
         self._error = UNIT * (4 * math.prod(lengths) + 64 * sum(lengths) + 64) * mass
 
     def cost(self, points: int) -> float:
-        """Estimate the floating-point operations of evaluating norms.
+        """Estimate the work of evaluating norms.
 
         Args:
             points: number of frequencies.
 
         Returns:
-            The number of operations, roughly.
+            Floating-point operations, counted as at the speed of a product of large matrices.
         """
         taps, groups, small, large = self._table.shape
-        return points * groups * small * large * (8.0 * taps + 12.0 * small) + points * groups * 3e4
+        solve = 12.0 * small * small * large + 1000.0 * small * small if small > 1 else 500.0
+        return points * groups * (8.0 * taps * small * large + solve)
 
     def norms(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Bound the norm at each frequency, the largest over the groups.
@@ -122,7 +126,7 @@ class TorusBound(NamedTuple):
     peak: NDArray[np.float64]
 
 
-def torus_norm(symbol: Symbol, *, tolerance: float = 1e-4, operations: float = 4e9) -> TorusBound:
+def torus_norm(symbol: Symbol, *, tolerance: float = 1e-4, operations: float = 1.2e10) -> TorusBound:
     r"""Bound the norm of a convolution on the infinite grid, which bounds it for every input size.
 
     Let :math:`M_i` be the degrees of the symbol, and the largest norm be at :math:`\omega^*`. By M. Riesz's
@@ -135,7 +139,8 @@ def torus_norm(symbol: Symbol, *, tolerance: float = 1e-4, operations: float = 4
     Args:
         symbol: the matrices.
         tolerance: stop when the cosine is within this of 1.
-        operations: stop before this many floating-point operations in all.
+        operations: refine no further than this many floating-point operations in all. The first grid may take
+            many more, since a coarser one costs tightness.
 
     Returns:
         The bound, rounded up.
@@ -145,7 +150,7 @@ def torus_norm(symbol: Symbol, *, tolerance: float = 1e-4, operations: float = 4
         ``docs/theory/lipschitz.md``.
     """
     degrees = np.array(symbol.degrees, dtype=np.float64)
-    cells = _first_grid(symbol, operations)
+    cells = first_grid(symbol)
     half = np.array([math.pi / n for n in cells])
     axes = [np.arange(n // 2 + 1 if a == 0 else n) * (2 * math.pi / n) for a, n in enumerate(cells)]
     centres = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
@@ -172,12 +177,20 @@ def torus_norm(symbol: Symbol, *, tolerance: float = 1e-4, operations: float = 4
         share = math.cos(float(degrees @ half) / 2)
 
 
-def _first_grid(symbol: Symbol, operations: float) -> list[int]:
-    """Choose the points of the first grid: 8 a degree, fewer where that would cost too much, never too few."""
-    for each in (8, 4, 3, 2):
-        cells = [max(1, each * m) for m in symbol.degrees]
-        if symbol.cost(math.prod(cells) // 2 + 1) <= operations / 2:
-            return cells
+def first_grid(symbol: Symbol) -> list[int]:
+    """Choose the points of the first grid: 8 a degree, fewer where that would take minutes, never too few.
+
+    Args:
+        symbol: the matrices.
+
+    Returns:
+        The number of points along each axis.
+    """
+    cells = [1 for _ in symbol.degrees]
+    for each in (8, 4, 2):
+        cells = [max(1, each * degree) for degree in symbol.degrees]
+        if symbol.cost(math.prod(cells) // 2 + 1) <= _FIRST_GRID:
+            break
     return cells
 
 
@@ -187,25 +200,29 @@ def _over(value: float, share: float) -> float:
 
 
 def circulant_norm(
-    symbol: Symbol, points: tuple[int, ...], *, dilation: tuple[int, ...], twist: tuple[float, ...]
+    symbol: Symbol, points: tuple[int, ...], *, dilation: tuple[int, ...], turned: tuple[bool, ...] = ()
 ) -> float:
-    """Bound the norm of a convolution on a circular grid, at its own frequencies.
+    r"""Bound the norm of a convolution on a circular grid, at its own frequencies.
+
+    The frequencies are :math:`2 \pi l / N`, or :math:`\pi (2 l + 1) / N` along an axis around which a value
+    changes its sign.
 
     Args:
         symbol: the matrices.
         points: positions of the short side along each axis.
         dilation: dilation along each axis.
-        twist: for each axis the angle by which a value turns when it is carried once around; 0 for a plain
-            circular grid.
+        turned: the axes around which a value changes its sign; () for none.
 
     Returns:
         The largest norm over the frequencies, rounded up.
     """
     axes = [
-        (2 * math.pi * np.arange(n) + angle) / n * (d // g) % (2 * math.pi)
-        for n, angle, d, g in zip(points, twist, dilation, symbol.common, strict=True)
+        (2 * np.arange(n) + turn) * math.pi / n * (d // g) % (2 * math.pi)
+        for n, turn, d, g in zip(
+            points, turned or (False,) * len(points), dilation, symbol.common, strict=True
+        )
     ]
-    if not any(twist):
-        axes[0] = axes[0][: points[0] // 2 + 1]
+    # Real weights: opposite frequencies have the same norm, and the frequencies come in opposite pairs.
+    axes[0] = axes[0][: points[0] // 2 + 1]
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
     return float(symbol.norms(grid)[1].max())
