@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from calipers.errors import MissingFile, StoreCorrupt, StoreMismatch, StoreNotWritable, UsageError
 from calipers.evidence.records import Certificate
+from calipers.runs import files as files_module
+from calipers.runs import migrations as migrations_module
 from calipers.runs import store as store_module
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import Measured, RunStore
@@ -222,7 +225,7 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path, spec: RunSpec) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("where", [0.02, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("where", [0.15, 0.3, 0.6, 0.95])
 def test_a_damaged_page_is_found_and_the_file_left_byte_identical(
     tmp_path: Path, spec: RunSpec, certificate: Make, where: float
 ) -> None:
@@ -236,6 +239,37 @@ def test_a_damaged_page_is_found_and_the_file_left_byte_identical(
     with pytest.raises(StoreCorrupt), RunStore.open(path, spec) as store:
         list(store.records())
     assert path.read_bytes() == content
+
+
+def test_tensors_come_back_and_a_changed_byte_is_found(
+    tmp_path: Path, spec: RunSpec, certificate: Make
+) -> None:
+    path = tmp_path / "a.run"
+    arrays = {index: np.linspace(0, index, 12, dtype=np.float32).reshape(3, 4) for index in (5, 1, 3)}
+    with RunStore.open(path, spec) as store:
+        for index, array in arrays.items():
+            task = Measured(key(index), [certificate(index)], {"adversarial": array})
+            assert store.append([task]) == 1
+            assert store.append([task]) == 0
+        found = list(store.tensors("adversarial"))
+        assert [index for index, _ in found] == [1, 3, 5]
+        assert all(np.array_equal(array, arrays[index]) for index, array in found)
+        assert list(store.tensors("other")) == []
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TRIGGER tensors_update")
+    connection.execute("UPDATE tensors SET input_index = 4 WHERE input_index = 3")
+    connection.commit()
+    connection.close()
+    with RunStore.read(path) as store, pytest.raises(StoreCorrupt, match="an array of input 4"):
+        list(store.tensors("adversarial"))
+
+
+def test_tensors_are_append_only(tmp_path: Path, spec: RunSpec, certificate: Make) -> None:
+    path = tmp_path / "a.run"
+    with RunStore.open(path, spec) as store:
+        store.append([Measured(key(1), [certificate(1)], {"adversarial": np.zeros(3, np.float32)})])
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            store._connection.execute("DELETE FROM tensors")
 
 
 def test_a_single_changed_digit_is_found(tmp_path: Path, spec: RunSpec, certificate: Make) -> None:
@@ -511,15 +545,15 @@ def test_two_that_make_the_same_run_at_once_share_one_file(
     tmp_path: Path, spec: RunSpec, certificate: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.run"
-    give_name = store_module._give_name
+    give_name = files_module._give_name
 
     def beaten(made: Path, wanted: Path) -> None:
-        monkeypatch.setattr(store_module, "_give_name", give_name)
+        monkeypatch.setattr(files_module, "_give_name", give_name)
         with RunStore.open(path, spec) as winner:
             winner.append(measured(certificate, 1))
         give_name(made, wanted)
 
-    monkeypatch.setattr(store_module, "_give_name", beaten)
+    monkeypatch.setattr(files_module, "_give_name", beaten)
     with RunStore.open(path, spec) as store:
         assert store.done() == {key(1)}
     assert list(tmp_path.iterdir()) == [path]
@@ -532,15 +566,19 @@ def test_an_older_file_is_migrated_when_it_goes_on_and_only_read_otherwise(
     with RunStore.open(path, spec) as store:
         store.append(measured(certificate, 1))
     before = path.read_bytes()
-    later = (*store_module._MIGRATIONS, "CREATE TABLE more (x INTEGER) STRICT; INSERT INTO more VALUES (7);")
-    monkeypatch.setattr(store_module, "_MIGRATIONS", later)
-    monkeypatch.setattr(store_module, "SCHEMA_VERSION", 2)
+    later = (*migrations_module._MIGRATIONS, "CREATE TABLE more (x INTEGER) STRICT; INSERT INTO more VALUES (7);")
+    newest = len(later)
+    monkeypatch.setattr(migrations_module, "_MIGRATIONS", later)
+    monkeypatch.setattr(migrations_module, "SCHEMA_VERSION", newest)
+    monkeypatch.setattr(store_module, "SCHEMA_VERSION", newest)
     with RunStore.read(path) as store:
         assert store._connection.execute("SELECT x FROM more").fetchall() == [(7,)]
         assert list(store.records()) == [certificate(1)]
     assert path.read_bytes() == before
     with RunStore.open(path, spec) as store:
-        assert store._connection.execute("SELECT version FROM migrations").fetchall() == [(1,), (2,)]
+        assert store._connection.execute("SELECT version FROM migrations").fetchall() == [
+            (version + 1,) for version in range(newest)
+        ]
     monkeypatch.undo()
     with pytest.raises(StoreMismatch, match="install a newer calipers"):
         RunStore.read(path)

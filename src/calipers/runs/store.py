@@ -3,73 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
-import shutil
 import sqlite3
-import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calipers import __version__
-from calipers.errors import MissingFile, StoreCorrupt, StoreError, StoreMismatch, StoreNotWritable, UsageError
-from calipers.evidence.records import AnyRecord, Certificate, Prediction, Record, record_from_json
+from calipers.errors import StoreCorrupt, StoreMismatch, UsageError
+from calipers.evidence.records import AnyRecord, Attempt, Certificate, Prediction, Record, record_from_json
+from calipers.runs.files import (
+    APPLICATION_ID,
+    Doubled,
+    application_id,
+    check_application,
+    check_header,
+    check_sqlite,
+    connect,
+    connect_to_read,
+    create,
+    translated,
+)
+from calipers.runs.migrations import SCHEMA_VERSION, migrate, migrated_copy, user_version
 from calipers.runs.spec import RunSpec, difference
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Measured", "RunStore", "Sitting"]
+__all__ = ["Measured", "RunStore", "Sitting"]
 
-APPLICATION_ID = 0x43414C50
-"""The bytes ``CALP`` in the header of the file, by which a run is told from another program's database."""
-
-_APPEND_ONLY = "".join(
-    f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, 'a run is append-only: {verb} on {table} is refused'); END;"
-    for table in ("spec", "facts", "records", "sittings", "migrations")
-    for verb in ("UPDATE", "DELETE")
-)
-
-_MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE migrations (
-        version INTEGER PRIMARY KEY, calipers TEXT NOT NULL, unix_time REAL NOT NULL
-    ) STRICT;
-    CREATE TABLE spec (id INTEGER PRIMARY KEY CHECK (id = 1), hash TEXT NOT NULL, body TEXT NOT NULL) STRICT;
-    CREATE TABLE facts (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-    CREATE TABLE records (
-        id INTEGER PRIMARY KEY,
-        key BLOB NOT NULL,
-        ordinal INTEGER NOT NULL,
-        kind TEXT NOT NULL,
-        input_index INTEGER NOT NULL,
-        body TEXT NOT NULL,
-        check_sum BLOB NOT NULL,
-        UNIQUE (key, ordinal)
-    ) STRICT;
-    CREATE TABLE sittings (
-        id INTEGER PRIMARY KEY, unix_time REAL NOT NULL, event TEXT NOT NULL, body TEXT NOT NULL
-    ) STRICT;
-    """
-    + _APPEND_ONLY,
-)
-SCHEMA_VERSION = len(_MIGRATIONS)
-"""The version of the tables; every change is one more migration, recorded in the file."""
-
-_BUSY_SECONDS = 30.0
-_OLDEST_SQLITE = (3, 37, 0)
 _INSERT = "INSERT INTO records (key, ordinal, kind, input_index, body, check_sum) VALUES (?, ?, ?, ?, ?, ?)"
-_NOT_WRITABLE = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")
-_DAMAGED = (
-    "SQLITE_CORRUPT",
-    "SQLITE_NOTADB",
-    "SQLITE_FORMAT",
-    "SQLITE_SCHEMA",
-    "SQLITE_ERROR",
-    "SQLITE_MISMATCH",
+_INSERT_TENSOR = (
+    "INSERT INTO tensors (key, name, input_index, shape, body, check_sum) VALUES (?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -79,10 +49,12 @@ class Measured(NamedTuple):
     Args:
         key: the key of the task.
         records: its records, at least one.
+        tensors: arrays that belong to it, float32, by name: the adversarial input of an attack.
     """
 
     key: str
     records: Sequence[Record]
+    tensors: Mapping[str, NDArray[np.float32]] = {}
 
 
 class Sitting(NamedTuple):
@@ -134,7 +106,7 @@ class RunStore:
         """
         path = Path(path)
         if not path.exists():
-            _create(path, spec)
+            create(path, partial(_initialize, spec=spec))
         with cls.read(path) as stored:
             lines = stored.spec.difference(spec)
         if lines:
@@ -142,13 +114,13 @@ class RunStore:
                 f"{path} holds another run ({'; '.join(lines)}): name another file with --run, "
                 "or ask for what is there"
             )
-        with _translated(path, writing=True):
-            connection = _connect(path, "mode=rw")
+        with translated(path, writing=True):
+            connection = connect(path, "mode=rw")
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute("BEGIN IMMEDIATE")
-                _migrate(connection)
+                migrate(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 connection.close()
@@ -170,12 +142,12 @@ class RunStore:
             StoreMismatch: if a newer calipers wrote it.
         """
         path = Path(path)
-        _check_header(path)
-        connection = _connect_to_read(path)
+        check_header(path)
+        connection = connect_to_read(path)
         try:
-            with _translated(path, writing=False):
-                _check_application(path, _application_id(connection))
-                version = _user_version(connection)
+            with translated(path, writing=False):
+                check_application(path, application_id(connection))
+                version = user_version(connection)
                 if version > SCHEMA_VERSION:
                     raise StoreMismatch(
                         f"{path} has tables of version {version}, this calipers {__version__} knows up to "
@@ -184,7 +156,7 @@ class RunStore:
                 if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                     raise StoreCorrupt(f"{path} is damaged (SQLite's quick_check fails): restore a copy")
                 if version < SCHEMA_VERSION:
-                    connection = _migrated_copy(connection)
+                    connection = migrated_copy(connection)
             store = cls(path, connection, writable=False)
             assert store.spec is not None
         except BaseException:
@@ -202,7 +174,7 @@ class RunStore:
         Returns:
             The store, open for appending.
         """
-        _check_sqlite()
+        check_sqlite()
         connection = sqlite3.connect(":memory:", isolation_level=None)
         _initialize(connection, spec)
         return cls(None, connection, writable=True)
@@ -267,19 +239,24 @@ class RunStore:
         Returns:
             The number of records added.
         """
-        rows = [row for task in measured for row in _rows(task)]
+        tasks = list(measured)
+        rows = [row for task in tasks for row in _rows(task)]
+        tensors = [row for task in tasks for row in _tensor_rows(task)]
         if not rows:
             return 0
         try:
             with self._transaction() as connection:
                 connection.executemany(_INSERT, rows)
+                connection.executemany(_INSERT_TENSOR, tensors)
             return len(rows)
-        except _Doubled:
-            return self._append_new(rows)
+        except Doubled:
+            return self._append_new(rows, tensors)
 
-    def _append_new(self, rows: list[_Row]) -> int:
+    def _append_new(self, rows: list[_Row], tensors: list[_TensorRow]) -> int:
         added = 0
         with self._transaction() as connection:
+            for tensor in tensors:
+                connection.execute(_INSERT_TENSOR.replace("INSERT", "INSERT OR IGNORE"), tensor)
             for row in rows:
                 there = connection.execute(
                     "SELECT kind, body FROM records WHERE key = ? AND ordinal = ?", row[:2]
@@ -338,6 +315,39 @@ class RunStore:
                         "restore a copy"
                     )
                 yield record_from_json(stored_kind, body)
+
+    def tensors(self, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Read the arrays of one name, ordered by input.
+
+        Args:
+            name: such as ``adversarial``.
+
+        Yields:
+            The index of the input, and the array.
+
+        Raises:
+            StoreCorrupt: if an array does not match its check sum.
+        """
+        with self._errors(writing=False):
+            rows = self._connection.execute(
+                "SELECT key, input_index, shape, body, check_sum FROM tensors WHERE name = ? ORDER BY input_index, key",
+                (name,),
+            )
+            for key, index, shape, body, check_sum in rows:
+                if _check_tensor(key, name, index, shape, body) != check_sum:
+                    raise StoreCorrupt(
+                        f"{self._name} is damaged: an array of input {index} does not match its check sum; restore a "
+                        "copy"
+                    )
+                yield index, np.frombuffer(zlib.decompress(body), dtype="<f4").reshape(json.loads(shape))
+
+    def attempts(self) -> list[Attempt]:
+        """Read the attempts of attacks, ordered by input.
+
+        Returns:
+            The attempts; other kinds of record are left out.
+        """
+        return [record for record in self.records(Attempt.kind) if isinstance(record, Attempt)]
 
     def certificates(self) -> list[Certificate]:
         """Read the certificates, ordered by input.
@@ -401,7 +411,7 @@ class RunStore:
         return "the run in memory" if self.path is None else str(self.path)
 
     def _errors(self, *, writing: bool) -> contextlib.AbstractContextManager[None]:
-        return _translated(self.path or Path(":memory:"), writing=writing)
+        return translated(self.path or Path(":memory:"), writing=writing)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -419,10 +429,7 @@ class RunStore:
 
 
 _Row = tuple[bytes, int, str, int, str, bytes]
-
-
-class _Doubled(Exception):
-    """A key of the batch is in the file already."""
+_TensorRow = tuple[bytes, str, int, str, bytes, bytes]
 
 
 def _rows(task: Measured) -> Iterator[_Row]:
@@ -452,211 +459,22 @@ def _timeless(body: str) -> dict[str, Any]:
     return row
 
 
-def _check_sqlite() -> None:
-    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        raise StoreError(
-            f"this Python has SQLite {sqlite3.sqlite_version}, a run needs 3.37 or newer: use a newer Python"
-        )
+def _tensor_rows(task: Measured) -> Iterator[_TensorRow]:
+    key, index = bytes.fromhex(task.key), task.records[0].index if task.records else -1
+    for name, array in task.tensors.items():
+        shape = json.dumps(list(array.shape))
+        body = zlib.compress(np.ascontiguousarray(array, dtype="<f4").tobytes(), 1)
+        yield key, name, index, shape, body, _check_tensor(key, name, index, shape, body)
 
 
-def _connect(path: Path, options: str) -> sqlite3.Connection:
-    _check_sqlite()
-    return sqlite3.connect(
-        f"{path.resolve().as_uri()}?{options}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
-    )
-
-
-def _check_header(path: Path) -> None:
-    # Refuse what is not a run, without touching it.
-    #
-    # The header is read through SQLite and not through a file of our own, since closing such a file would
-    # drop the locks that this process holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
-    if not path.exists():
-        raise MissingFile(f"there is no run at {path}: `calipers runs` lists what is there")
-    if not path.is_file() or path.stat().st_size == 0:
-        what = "an empty file" if path.is_file() else "a folder"
-        raise StoreCorrupt(
-            f"{path} is {what}, not a run of calipers: name another file; it was left as it is"
-        )
-    try:
-        with contextlib.closing(_connect(path, "mode=ro&immutable=1")) as connection:
-            found = _application_id(connection)
-    except sqlite3.OperationalError as problem:
-        raise StoreError(f"{path} cannot be read ({problem}): look at its permissions") from None
-    except sqlite3.DatabaseError as problem:
-        if problem.sqlite_errorname == "SQLITE_CORRUPT" and _log_of(path).exists():
-            return  # a full disk cut short the move of the log into the file: both together tell
-        raise StoreCorrupt(f"{path} is not a run of calipers ({problem}): it was left as it is") from None
-    _check_application(path, found)
-
-
-def _check_application(path: Path, found: int) -> None:
-    if found != APPLICATION_ID:
-        raise StoreCorrupt(
-            f"{path} is a database of another program, not a run of calipers: it was left as it is"
-        )
-
-
-def _application_id(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA application_id").fetchone()[0])
-
-
-def _user_version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _log_of(path: Path) -> Path:
-    # SQLite's write-ahead log lies beside the file itself, not beside a link to it.
-    whole = path.resolve()
-    return whole.with_name(whole.name + "-wal")
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    # Open for reading, so that nothing is left behind that was not there.
-    #
-    # Without a write-ahead log beside the file, a connection that could write removes at its end the log it
-    # had to make; with one, a connection that cannot write leaves it as it is. Where neither can be had
-    # (read-only media), the file is read as it is, together with a log that a killed run left.
-    log = _log_of(path)
-    with _translated(path, writing=False):
-        for options in ("mode=ro",) if log.exists() else ("mode=rw", "mode=ro"):
-            try:
-                return _connect_and_look(path, options)
-            except sqlite3.OperationalError as problem:
-                if not problem.sqlite_errorname.startswith(_NOT_WRITABLE):
-                    raise
-        if not log.exists() or log.stat().st_size == 0:
-            return _connect_and_look(path, "mode=ro&immutable=1")
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / path.name
-            shutil.copyfile(path, copy)
-            shutil.copyfile(log, copy.with_name(log.name))
-            memory = sqlite3.connect(":memory:", isolation_level=None)
-            with contextlib.closing(_connect(copy, "mode=rw")) as source:
-                source.backup(memory)
-            return memory
-
-
-def _connect_and_look(path: Path, options: str) -> sqlite3.Connection:
-    # Connect, and make sure that the tables can be read this way.
-    connection = _connect(path, options)
-    try:
-        connection.execute("PRAGMA query_only=1")
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _migrated_copy(connection: sqlite3.Connection) -> sqlite3.Connection:
-    memory = sqlite3.connect(":memory:", isolation_level=None)
-    connection.backup(memory)
-    connection.close()
-    memory.execute("BEGIN")
-    _migrate(memory)
-    memory.execute("COMMIT")
-    return memory
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    # Bring the tables to this version, inside the caller's transaction.
-    for version in range(_user_version(connection), SCHEMA_VERSION):
-        for statement in _statements(_MIGRATIONS[version]):
-            connection.execute(statement)
-        connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (version + 1, __version__, time.time()))
-        connection.execute(f"PRAGMA user_version={version + 1}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for part in script.split(";"):
-        statement += part + ";"
-        if sqlite3.complete_statement(statement):
-            if statement.strip(" \n;"):
-                yield statement
-            statement = ""
+def _check_tensor(key: bytes, name: str, index: int, shape: str, body: bytes) -> bytes:
+    text = f"{key.hex()} {name} {index} {shape} "
+    return hashlib.blake2b(text.encode() + body, digest_size=8).digest()
 
 
 def _initialize(connection: sqlite3.Connection, spec: RunSpec) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    _migrate(connection)
+    migrate(connection)
     connection.execute("INSERT INTO spec VALUES (1, ?, ?)", (spec.hash, spec.to_json()))
     connection.execute("COMMIT")
-
-
-def _create(path: Path, spec: RunSpec) -> None:
-    # Make the file whole under another name, then give it its own: there is never half a run at ``path``.
-    with _translated(path, writing=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-        os.close(handle)
-        try:
-            with contextlib.closing(_connect(Path(name), "mode=rw")) as connection:
-                connection.execute("PRAGMA synchronous=FULL")
-                _initialize(connection, spec)
-                connection.execute("PRAGMA journal_mode=WAL")
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)
-            _give_name(Path(name), path)
-            _make_durable(path.parent)
-        finally:
-            for leftover in (name, f"{name}-wal", f"{name}-shm", f"{name}-journal"):
-                Path(leftover).unlink(missing_ok=True)
-
-
-def _give_name(made: Path, path: Path) -> None:
-    # Move a file to a name that nobody has taken in the meantime.
-    try:
-        os.link(made, path)
-    except FileExistsError:
-        return
-    except OSError as problem:
-        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
-            raise
-        if not path.exists():
-            made.rename(path)
-
-
-def _make_durable(folder: Path) -> None:
-    # Write the folder's own entry to disk, where the system can (POSIX).
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-@contextlib.contextmanager
-def _translated(path: Path, *, writing: bool) -> Iterator[None]:
-    # Turn what SQLite and the file system say into the errors of calipers.
-    try:
-        yield
-    except sqlite3.IntegrityError as problem:
-        if problem.sqlite_errorname in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
-            raise _Doubled from None
-        raise StoreError(f"{path}: {problem}") from None
-    except sqlite3.DatabaseError as problem:
-        name = getattr(problem, "sqlite_errorname", "")
-        if writing and name.startswith(_NOT_WRITABLE):
-            reason = "the disk is full" if name == "SQLITE_FULL" else f"{problem}"
-            raise StoreNotWritable(
-                f"{path} cannot be written ({reason}): what it holds is kept; make room or name another file "
-                "with --run, then run the same command again"
-            ) from None
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise StoreNotWritable(
-                f"{path} is being written by another process for more than {_BUSY_SECONDS:.0f} s: wait for it"
-            ) from None
-        if name.startswith(_DAMAGED):
-            raise StoreCorrupt(
-                f"{path} is damaged ({problem}): restore a copy; it was left as it is"
-            ) from None
-        raise StoreError(f"{path} cannot be used ({problem})") from None
-    except OSError as problem:
-        kind = StoreNotWritable if writing else StoreError
-        verb = "written" if writing else "read"
-        raise kind(f"{path} cannot be {verb} ({problem.strerror}): choose another place with --run") from None
