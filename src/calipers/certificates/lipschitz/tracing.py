@@ -1,0 +1,435 @@
+"""Tracing: a module, frozen and checked, as a graph of known calls, and the proof by example that both agree.
+
+The graph is made by torch.fx from the module's own ``forward``: a function or module that is not among the known ones stays
+visible in it and is refused where it is met. What torch.fx cannot see (hooks, replaced methods, randomness, changes in
+place of something used again) is looked for here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules import module as module_globals
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from calipers.errors import UnknownLayer
+
+__all__ = ["ROWS", "QUERIES", "Step", "Trace", "trace"]
+
+ROWS: Final = 3
+"""Inputs in a batch with which the graph is run: more than one, so that a mixing of the batch is seen."""
+
+QUERIES: Final = frozenset(
+    [
+        "size",
+        "dim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "is_floating_point",
+        "is_contiguous",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+    ]
+)
+"""Functions whose result depends on the shape of a tensor and not on its values."""
+
+_ATTRIBUTES: Final = frozenset(["shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "layout"])
+_LOOSE, _TIGHT = 1e-3, 1e-9
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class _InFloat64(TorchFunctionMode):
+    """Keeps every tensor in float64 where a network casts to float32."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.dtype is torch.float32:
+            return found.double()
+        return found
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One call of the graph, as it was run.
+
+    Args:
+        node: the node of the graph.
+        place: where it is in the network.
+        kind: the type of the module, or the name of the function.
+        module: the module that is called, or None for a function.
+        function: runs the call with other arguments.
+        depends: whether the result depends on the values of the network's input.
+        result: the result, where it does not; otherwise None.
+        shapes: the shape of each tensor of the result, in its own structure.
+    """
+
+    node: fx.Node
+    place: str
+    kind: str
+    module: nn.Module | None
+    function: Callable[..., Any]
+    depends: bool
+    result: Any
+    shapes: Any
+
+
+class _Tracer(fx.Tracer):
+    """Traces through every module of the user's, and stops at those of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        del module_qualified_name
+        return type(m).__module__.startswith("torch.") and not isinstance(m, _CONTAINERS)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Give parameters as they are, so that what is computed from them alone is a constant."""
+        del attr, parameter_proxy_cache
+        return attr_val
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self.entered.append(self.path_of_module(m))
+        found = super().call_module(m, forward, args, kwargs)
+        self.entered.pop()
+        return found
+
+
+class _Root(nn.Module):
+    """Calls a network with one argument, so that the others keep their defaults."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+
+@final
+class Trace:
+    """A network as a graph of calls.
+
+    Args:
+        root: the frozen network, below the name ``net``.
+        graph: its graph.
+        input_shape: the shape of one input.
+    """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> None:
+        self.root = root
+        self.graph = graph
+        self.input_shape = input_shape
+        self._last_use = {node: max(node.users, key=_order(graph), default=node) for node in graph.nodes}
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the graph in float64.
+
+        Args:
+            x: inputs (batch, *input_shape), float64.
+
+        Returns:
+            The outputs.
+        """
+        *_, last = self.steps(x, keep_output=True)
+        result: Tensor = last.result
+        return result
+
+    def steps(self, x: Tensor, *, keep_output: bool = False) -> Iterator[Step]:
+        """Run the graph in float64, call by call.
+
+        Args:
+            x: inputs (batch, *input_shape), float64.
+            keep_output: whether the last step carries the output even where it depends on the input.
+
+        Yields:
+            The calls in order; the placeholder first and the output last.
+
+        Raises:
+            UnknownLayer: if a call fails, or changes in place what is used again.
+        """
+        alive: dict[fx.Node, Any] = {}
+        depends: dict[fx.Node, bool] = {}
+        versions: dict[fx.Node, list[int]] = {}
+        for node in self.graph.nodes:
+            place, kind, module, function = self._call(node)
+            if node.op == "placeholder":
+                result, depends[node] = x.clone(), True
+            elif node.op == "output":
+                result = fx.node.map_arg(node.args[0], alive.__getitem__)
+                depends[node] = any(depends[used] for used in node.all_input_nodes)
+            else:
+                args = fx.node.map_arg(node.args, alive.__getitem__)
+                kwargs = fx.node.map_arg(node.kwargs, alive.__getitem__)
+                depends[node] = not _is_query(node) and any(depends[used] for used in node.all_input_nodes)
+                result = _execute(place, kind, function, args, kwargs)
+                if node.op == "get_attr":
+                    result = _constant(place, result)
+            self._release(node, alive)
+            for earlier, seen in versions.items():
+                if earlier in alive and _versions(alive[earlier]) != seen:
+                    raise UnknownLayer(
+                        place,
+                        kind,
+                        f"changes {earlier.name} in place, which is used again: use the form that does not",
+                    )
+            alive[node], versions[node] = result, _versions(result)
+            if node.op == "output":
+                shown = result if keep_output or not depends[node] else None
+            else:
+                shown = None if depends[node] else result
+            shapes = pytree.tree_map_only(Tensor, lambda tensor: tuple(tensor.shape), result)
+            yield Step(node, place, kind, module, function, depends[node], shown, shapes)
+
+    def _release(self, node: fx.Node, alive: dict[fx.Node, Any]) -> None:
+        for used in node.all_input_nodes:
+            if self._last_use[used] is node and used.op != "get_attr":
+                alive.pop(used, None)
+
+    def _call(self, node: fx.Node) -> tuple[str, str, nn.Module | None, Callable[..., Any]]:
+        scope = _scope(node)
+        match node.op:
+            case "call_module":
+                module = self.root.get_submodule(str(node.target))
+                return _inside(str(node.target)), type(module).__name__, module, module
+            case "call_function":
+                assert callable(node.target)
+                kind = getattr(node.target, "__name__", str(node.target))
+                return _joined(scope, node.name), kind, None, node.target
+            case "call_method":
+                name = str(node.target)
+                return _joined(scope, node.name), name, None, lambda own, *a, **k: getattr(own, name)(*a, **k)
+            case "get_attr":
+                path = str(node.target)
+                return _inside(path), "constant", None, lambda: _attribute(self.root, path)
+            case _:
+                return node.op, node.op, None, lambda: None
+
+
+def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    """Trace a network and check that the graph is the network.
+
+    Args:
+        module: a network in eval mode, with weights in float32 or float64.
+        input_shape: the shape of one input.
+
+    Returns:
+        The graph of a frozen copy in float64 on the CPU.
+
+    Raises:
+        UnknownLayer: if it cannot be traced, or what is traced may not be what runs.
+    """
+    _check_modes(module)
+    try:
+        original = copy.deepcopy(module).cpu().requires_grad_(False)
+    except Exception as problem:
+        raise UnknownLayer("", type(module).__name__, f"cannot be copied: {_line(problem)}") from problem
+    _check_formats(original)
+    with torch.no_grad():
+        frozen = _Root(_bake(copy.deepcopy(original)).double()).eval()
+        tracer = _Tracer()
+        try:
+            graph = tracer.trace(frozen)
+        except Exception as problem:
+            raise _refusal(tracer, module, problem) from problem
+        found = Trace(frozen, graph, input_shape)
+        _check_agreement(found, original, frozen)
+    return found
+
+
+def _check_modes(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        kind = type(part).__name__
+        if part.training:
+            raise UnknownLayer(path, kind, "is in training mode: call .eval() on the network")
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise UnknownLayer(
+                path,
+                kind,
+                "has a forward hook, which may change anything: remove it (weight_norm and spectral_norm of the old style "
+                "are hooks: use those of torch.nn.utils.parametrizations)",
+            )
+        if "forward" in vars(part) or type(part).__call__ is not nn.Module.__call__:
+            raise UnknownLayer(path, kind, "has a replaced forward or __call__: define it in a class")
+    if module_globals._global_forward_hooks or module_globals._global_forward_pre_hooks:
+        raise UnknownLayer("", type(module).__name__, "runs under a global forward hook: remove it")
+
+
+def _check_formats(module: nn.Module) -> None:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    for path, value in named:
+        _check_format(path, value)
+
+
+def _check_format(path: str, value: Tensor) -> None:
+    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        raise UnknownLayer(path, "weights", "are not initialized yet: run the network once")
+    if value.is_complex() or value.is_quantized:
+        raise UnknownLayer(path, "weights", f"are {value.dtype}: bounds are proved for float32 and float64")
+    if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+        raise UnknownLayer(
+            path,
+            "weights",
+            f"are {value.dtype}: a bound is of the real arithmetic of float32 or float64 weights, and says nothing of a "
+            "network that rounds this coarsely",
+        )
+
+
+def _constant(place: str, value: Any) -> Any:
+    """Check a constant of the network, and give it in float64."""
+    if not isinstance(value, Tensor):
+        return value
+    _check_format(place, value)
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise UnknownLayer(place, "weights", "hold NaN or infinite values: no bound can be given")
+    return value.double() if value.is_floating_point() else value
+
+
+def _bake(module: nn.Module) -> nn.Module:
+    """Replace parametrized weights by their values."""
+    for path, part in list(module.named_modules()):
+        if not parametrize.is_parametrized(part):
+            continue
+        assert isinstance(part.parametrizations, nn.ModuleDict)
+        for name in list(part.parametrizations):
+            try:
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+            except Exception as problem:
+                raise UnknownLayer(
+                    path, type(part).__name__, f"has a parametrization that cannot be read: {_line(problem)}"
+                ) from problem
+    return module
+
+
+def _refusal(tracer: _Tracer, module: nn.Module, problem: Exception) -> UnknownLayer:
+    place = _inside(tracer.entered[-1]) if tracer.entered else ""
+    if isinstance(problem, fx.proxy.TraceError):
+        reason = "its control flow depends on its input, so that no one graph is the network"
+    elif "item assignment" in str(problem):
+        reason = "it assigns to a slice: build the tensor with torch.cat instead"
+    else:
+        reason = f"it cannot be traced: {_line(problem)}"
+    kind = type(module.get_submodule(place)).__name__
+    return UnknownLayer(place, kind, reason)
+
+
+def _check_agreement(found: Trace, original: nn.Module, frozen: nn.Module) -> None:
+    """Compare the graph with the frozen network tightly, and with the untouched one as closely as float32 allows.
+
+    Raises:
+        UnknownLayer: if they differ, or the network's state changes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    kind = type(original).__name__
+    dtype = next((value.dtype for value in original.parameters() if value.is_floating_point()), torch.float32)
+    shape = (ROWS, *found.input_shape)
+    state = [(name, value, value._version) for name, value in frozen.state_dict(keep_vars=True).items()]
+    for scale, shift in ((0.5, 0.5), (3.0, 0.0)):
+        x = (scale * torch.randn(shape, generator=generator) + shift).double()
+        outputs = found.run(x)
+        if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != ROWS:
+            what = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise UnknownLayer(
+                "", kind, f"gives {what} for {ROWS} inputs: it must give one tensor, a row an input"
+            )
+        try:
+            with _InFloat64():
+                tight = frozen(x)
+            loose = torch.cat([original(x[row : row + 1].to(dtype)) for row in range(ROWS)])
+        except Exception as problem:
+            raise UnknownLayer("", kind, f"cannot be run: {_line(problem)}") from problem
+        spread = max(float(outputs.abs().max()), 1e-12)
+        for other, slack in ((tight, _TIGHT), (loose, _LOOSE)):
+            apart = float((other.double() - outputs).abs().max()) / spread
+            if not apart <= slack:
+                raise UnknownLayer(
+                    "",
+                    kind,
+                    f"answers otherwise than its traced graph (by {apart:.2g} of the scores): it is random, mixes its batch, "
+                    "computes in a coarse format, or keeps a state",
+                )
+    for name, value, version in state:
+        if value._version != version:
+            raise UnknownLayer(
+                _inside(name), kind, "changes in place when the network runs: it is no fixed function"
+            )
+
+
+def _execute(
+    place: str, kind: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    try:
+        with _InFloat64():
+            return function(*args, **kwargs)
+    except Exception as problem:
+        raise UnknownLayer(place, kind, f"cannot be run by itself: {_line(problem)}") from problem
+
+
+def _is_query(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in QUERIES
+    if node.op == "call_function":
+        if node.target is getattr:
+            return node.args[1] in _ATTRIBUTES
+        return (
+            getattr(node.target, "__name__", "") in QUERIES
+            and getattr(torch, node.target.__name__, None) is node.target
+        )
+    return False
+
+
+def _order(graph: fx.Graph) -> Callable[[fx.Node], int]:
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    return places.__getitem__
+
+
+def _versions(value: Any) -> list[int]:
+    return [leaf._version for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    found: Any = root
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _scope(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return _inside(str(next(reversed(stack.values()))[0])) if stack else ""
+
+
+def _inside(path: str) -> str:
+    return path.removeprefix("net").removeprefix(".")
+
+
+def _joined(scope: str, name: str) -> str:
+    return f"{scope}.{name}" if scope else name
+
+
+def _line(problem: Exception) -> str:
+    text = str(problem).strip()
+    return text.splitlines()[0] if text else type(problem).__name__
