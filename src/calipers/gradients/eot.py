@@ -9,7 +9,7 @@ References: Athalye, Engstrom, Ilyas and Kwok 2018 (arXiv:1707.07397), section 2
 (arXiv:1802.00420), section 4.2.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final, get_args
 
 import torch
@@ -128,8 +128,8 @@ class EOT(GradientEstimator):
         found = []
         for start in range(0, len(x), size):
             part = slice(start, start + size)
-            wanted = goal_of_rows(goal, range(len(x))[part])
-            own = replace(draws, indices=draws.indices[part])
+            rows = range(len(x))[part]
+            wanted, own = goal_of_rows(goal, rows), draws.of(rows)
             found.append(self._together(target, objective, x[part], y[part], wanted, own))
         return GradientEstimate(
             torch.cat([each.value for each in found]),

@@ -1,10 +1,8 @@
 """GradientEstimator: from a target and an objective to one value and one gradient for each input."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import NoReturn, final
 
 import torch
@@ -12,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.errors import GradientsUnavailable, UsageError
-from calipers.randomness import Draws, Role, Stream
+from calipers.randomness import Draws
 from calipers.target import Access, Oracle, Target
 from calipers.threat.threat_model import Goal, Targeted
 
@@ -24,7 +22,6 @@ __all__ = [
     "View",
     "check_rows",
     "goal_of_rows",
-    "own_randomness",
     "repeat_draws",
 ]
 
@@ -150,8 +147,7 @@ class Autograd(GradientEstimator):
 def _differentiable_scores(target: View, leaf: Tensor, draws: Draws) -> Tensor:
     try:
         # a copy, since a network may start with an operation in place
-        with own_randomness(draws, target.device):
-            return target.logits(leaf.clone())
+        return target.logits(leaf.clone(), draws=draws)
     except RuntimeError as problem:
         if "numpy()" in str(problem):  # torch refuses to leave the graph without a word
             _refuse(problem)
@@ -163,29 +159,6 @@ def _refuse(problem: Exception | None = None) -> NoReturn:
         "no gradient of the scores reaches the input: name the module that stops it, bpda(MODULE=identity), or use "
         "scores alone, nes or spsa"
     ) from problem
-
-
-@contextmanager
-def own_randomness(draws: Draws, device: torch.device) -> Iterator[None]:
-    """Run a classifier with randomness of its own, so that it depends on the draws alone, and touches no one else's.
-
-    What a module draws from a generator of its own, or from another library's, is out of reach.
-
-    Args:
-        draws: the draws of the rows of the batch.
-        device: where the classifier runs.
-
-    Yields:
-        Nothing; torch's global generators are as they were afterwards.
-    """
-    key = repr((draws.seed, draws.role.value, draws.indices)).encode()
-    own = Stream(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"), Role.MODEL, 0)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.set_rng_state(own.generator(0).get_state())
-        for place in cuda:
-            torch.cuda.set_rng_state(own.generator(0, place).get_state(), place)
-        yield
 
 
 def check_rows(x: Tensor, y: Tensor, goal: Goal, draws: Draws) -> None:

@@ -16,7 +16,7 @@ Kohli 2018 (arXiv:1802.05666), algorithm 1.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import final
 
@@ -32,7 +32,6 @@ from calipers.gradients.estimator import (
     View,
     check_rows,
     goal_of_rows,
-    own_randomness,
     repeat_draws,
 )
 from calipers.randomness import Draws
@@ -155,17 +154,12 @@ class _Asked:
     draws: Draws
 
     def rows(self, part: slice) -> "_Asked":
-        return replace(
-            self,
-            x=self.x[part],
-            y=self.y[part],
-            goal=goal_of_rows(self.goal, range(len(self.x))[part]),
-            draws=replace(self.draws, indices=self.draws.indices[part]),
-        )
+        rows = range(len(self.x))[part]
+        goal = goal_of_rows(self.goal, rows)
+        return _Asked(self.target, self.objective, self.x[part], self.y[part], goal, self.draws.of(rows))
 
     def scores(self, moved: Tensor, draws: Draws) -> Tensor:
-        with own_randomness(draws, self.target.device):
-            return self.target.logits(moved)
+        return self.target.logits(moved, draws=draws)
 
     def losses(self, step: Tensor, draws: Draws) -> Tensor:
         """Compute the loss of every input at steps (inputs, copies, *dims) from it."""

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from calipers.errors import UsageError
-from calipers.gradients.estimator import own_randomness
 from calipers.randomness import Draws, Role, check_seed
+from calipers.target.chance import drawn_from
 
 __all__ = ["Surrogate", "fit_surrogate"]
 
@@ -100,7 +100,7 @@ def fit_surrogate(
             f"{batch_size}: give at least 10 inputs, and the others at least 1"
         )
     draws = Draws(check_seed(seed), Role.TRAIN, (0,))
-    with own_randomness(draws, inputs.device):
+    with drawn_from(draws, inputs.device):
         with torch.no_grad():
             outputs = module(inputs)
         if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or len(outputs) != len(inputs):

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from calipers.errors import UsageError
 from calipers.gradients.bpda import BPDA
-from calipers.gradients.eot import EOT
+from calipers.gradients.eot import EOT, Average
 from calipers.gradients.estimator import Autograd, GradientEstimator
 from calipers.gradients.finite_differences import NES, SPSA
 from calipers.gradients.named import NamedFunction, trusting
-from calipers.gradients.transformations import AdditiveNoise, Finite, Transformations
+from calipers.gradients.transformations import AdditiveNoise, Finite, NoiseKind, Transformations
 
 __all__ = ["VIEWS", "parse_gradient"]
 
@@ -174,11 +174,11 @@ class _Arguments:
         inside = _Arguments(value, self._trust_code)
         if value.name == "finite":
             return inside.finite()
-        if value.name in ("gaussian", "laplace", "uniform"):
+        if value.name in get_args(NoiseKind):
             scale = inside.fields("scale", scale=_number)
             return AdditiveNoise(value.name, **scale)  # type: ignore[arg-type]
         raise UsageError(
-            f"over={value.name}(...) is unknown: use gaussian, laplace, uniform or finite, or the name of a function"
+            f"over={value.name}(...) is unknown: use {', '.join(get_args(NoiseKind))}, finite, or a function's name"
         )
 
     def finite(self) -> Finite:
@@ -206,7 +206,9 @@ def _count(value: str | _Call) -> int:
     return int(_plain(value))
 
 
-def _word(value: str | _Call) -> str:
+def _average(value: str | _Call) -> str:
+    if _plain(value) not in get_args(Average):
+        raise UsageError(f"average is {_plain(value)!r}: use {', '.join(get_args(Average))}")
     return _plain(value)
 
 
@@ -242,7 +244,7 @@ def _bpda(given: _Arguments, inner: GradientEstimator) -> GradientEstimator:
 
 def _eot(given: _Arguments, inner: GradientEstimator) -> GradientEstimator:
     fields = given.fields(
-        "samples", samples=_count, over=given.transformations, average=_word, max_batch=_count
+        "samples", samples=_count, over=given.transformations, average=_average, max_batch=_count
     )
     return EOT(**fields, inner=inner)
 
