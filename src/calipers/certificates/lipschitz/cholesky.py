@@ -103,27 +103,29 @@ def prove_dense(
     return math.inf
 
 
-def prove_banded(band: NDArray[np.float64], estimate: float, *, formed: float) -> float:
+def prove_banded(form: Callable[[], NDArray[np.float64]], estimate: float, *, formed: float) -> float:
     """Prove a norm from its banded Gram matrix.
 
     Args:
-        band: the lower band of a symmetric positive semidefinite matrix, ``(width + 1, n)``: row ``r`` holds
-            the entries ``(i + r, i)``.
+        form: writes the lower band of a symmetric positive semidefinite matrix, ``(width + 1, n)``, in Fortran
+            order: row ``r`` holds the entries ``(i + r, i)``. It is called anew for each attempt, and what it
+            gives is overwritten.
         estimate: an estimate of its largest eigenvalue.
         formed: bound on the norm of the error with which the matrix was formed.
 
     Returns:
         An upper bound on the square root of its largest eigenvalue; infinity if no attempt succeeded.
     """
-    width = len(band) - 1
     for share in _RAISES:
         square = estimate * (1 + share) ** 2
-        shifted = -band
-        shifted[0] += square
+        band = form()
+        width, largest = len(band) - 1, square + float(np.abs(band[0]).max())
+        np.negative(band, out=band)
+        band[0] += square
         try:
-            factor = scipy.linalg.cholesky_banded(shifted, lower=True, overwrite_ab=True, check_finite=True)
+            factor = scipy.linalg.cholesky_banded(band, lower=True, overwrite_ab=True, check_finite=True)
         except (scipy.linalg.LinAlgError, ValueError):
             continue
         if np.all(factor[0] > 0) and np.all(np.isfinite(factor[0])):
-            return _proved(square, square + float(np.abs(band[0]).max()), width + 1, 2 * width + 1, formed)
+            return _proved(square, largest, width + 1, 2 * width + 1, formed)
     return math.inf

@@ -38,7 +38,7 @@ DENSE_SIDE = 4096
 OPERATIONS = 2e11
 """Floating-point operations of a factorization that is still tried."""
 
-BAND_ENTRIES = 6e7
+BAND_ENTRIES = 1e8
 """Most entries of a band that is held in memory."""
 
 
@@ -203,9 +203,13 @@ def _sparse_l2(matrix: scipy.sparse.csr_array, one: float, infinity: float) -> f
     longest = int(np.diff(matrix.indptr).max()) + int(np.bincount(matrix.indices).max())
     formed = 4 * UNIT * (longest + 8) * one * infinity
     if side * (width + 1) <= BAND_ENTRIES and side * (width + 1.0) ** 2 <= OPERATIONS:
-        band = np.zeros((side, width + 1)).T
-        band[row - column, column] = sorted_gram.data
-        proved = prove_banded(band, estimate, formed=formed)
+
+        def form() -> NDArray[np.float64]:
+            band = np.zeros((side, width + 1)).T
+            band[row - column, column] = sorted_gram.data
+            return band
+
+        proved = prove_banded(form, estimate, formed=formed)
     elif side <= DENSE_SIDE:
         proved = prove_dense(gram.toarray(), estimate, formed=formed)
     else:

@@ -218,7 +218,7 @@ def _exact(convolution: Convolution, size: tuple[int, ...], method: Method) -> N
     estimate = lanczos(chosen.apply, chosen.unknowns)
     one, infinity = (_sums(convolution, norm, size).value for norm in (Norm.L1, Norm.LINF))
     terms = chosen.kernel.shape[1] + chosen.kernel.shape[3] + 8
-    value = prove_banded(chosen.band(), estimate, formed=4 * UNIT * terms * one * infinity)
+    value = prove_banded(chosen.band, estimate, formed=4 * UNIT * terms * one * infinity)
     return NormBound(value, f"{where} (Cholesky)") if math.isfinite(value) else None
 
 
