@@ -2,6 +2,7 @@
 
 import mpmath
 import numpy as np
+import pytest
 
 from calipers.certificates.lipschitz.composed import _remaining
 from calipers.certificates.lipschitz.loewner import (
