@@ -105,7 +105,7 @@ def _dense_l2(matrix: NDArray[np.float64]) -> float:
     side, long = min(rows, columns), max(rows, columns)
     if not np.any(matrix):
         return 0.0
-    if side <= SVD_SIDE and long <= 4 * SVD_SIDE:
+    if side <= SVD_SIDE and rows * columns <= 4 * SVD_SIDE**2:
         # The computed values are those of a matrix within a small multiple of (rows + columns) units.
         return _raised(np.linalg.svd(matrix, compute_uv=False)[0], 8 * (rows + columns))
     gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
