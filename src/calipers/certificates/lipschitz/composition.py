@@ -1,10 +1,10 @@
 r"""Composition: Lipschitz constants along a graph of features, each with the linear map that is still pending.
 
-Every tensor of a network that depends on its input is a :class:`Flow`: a linear map applied to a :class:`Base`, features
-whose constant with respect to the input is known. The map waits until something nonlinear needs a number, so that a
-normalization, a convolution and a batch normalization become one convolution, and ``x + F(x)`` with a linear ``F`` becomes
-one map ``I + F``. Constants are from the norm p of one input to the norm p of its features, for one p, and every product
-and sum is rounded up.
+Every tensor of a network that depends on its input is a :class:`Flow`: a linear map applied to a
+:class:`Base`, features whose constant with respect to the input is known. The map waits until something
+nonlinear needs a number, so that a normalization, a convolution and a batch normalization become one
+convolution, and ``x + F(x)`` with a linear ``F`` becomes one map ``I + F``. Constants are from the norm p of
+one input to the norm p of its features, for one p, and every product and sum is rounded up.
 
 Reference:
     docs/theory/lipschitz: composition, sums, concatenation, sorting.
@@ -19,12 +19,11 @@ from typing import final
 
 import numpy as np
 
+from calipers.certificates.lipschitz.merging import add, compose
 from calipers.certificates.lipschitz.operators import (
     ConvolutionMethod,
     Monomial,
     Operator,
-    add,
-    compose,
     up,
 )
 from calipers.threat.threat_model import Norm
@@ -136,7 +135,8 @@ class Composition:
             copies = isinstance(flow.operator, Monomial) and flow.operator.factors is None
             if not (copies and found.value == 1.0):
                 shown = [part for part in flow.parts if not part[2]] or list(flow.parts)
-                name, kind = (" + ".join(part[place] for part in shown) for place in (0, 1))
+                name = " + ".join(part[0] for part in shown)
+                kind = " + ".join(part[1] for part in shown)
                 self._row(name, kind, found.value, found.method, True, flow.upper)
         return flow.upper
 
@@ -361,7 +361,32 @@ def _stacked(maps: Sequence[Monomial]) -> Monomial:
 
 
 def _are_sorted(first: Base, second: Base) -> bool:
-    """Say whether two bases are the larger and the smaller of the same two flows."""
-    return {first.kind, second.kind} == {"maximum", "minimum"} and {id(flow) for flow in first.inputs} == {
-        id(flow) for flow in second.inputs
-    }
+    """Say whether two bases are the larger and the smaller of the same two flows.
+
+    Returns:
+        True if they are.
+    """
+    if {first.kind, second.kind} != {"maximum", "minimum"}:
+        return False
+    (a, b), (c, d) = first.inputs, second.inputs
+    return (_are_same(a, c) and _are_same(b, d)) or (_are_same(a, d) and _are_same(b, c))
+
+
+def _are_same(first: Flow, second: Flow) -> bool:
+    """Say whether two flows are the same features: one flow, or the same copies of the same base.
+
+    Returns:
+        True if they are.
+    """
+    if first is second:
+        return True
+    one, other = first.operator, second.operator
+    if first.base is not second.base or not (isinstance(one, Monomial) and isinstance(other, Monomial)):
+        return False
+    return one.shape == other.shape and _equal(one.index, other.index) and _equal(one.factors, other.factors)
+
+
+def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)

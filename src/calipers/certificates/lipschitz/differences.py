@@ -1,13 +1,14 @@
 r"""Differences: constants of the scalars :math:`f_i - f_j` of a network, by each form of Theorem 0.
 
-*vector*: the constant of :math:`f` times the dual norm of :math:`e_i - e_j`. *per-coordinate*: twice the largest constant of
-a coordinate. *last-layer*: the constant of the body times the dual norm of :math:`w_i - w_j`, the rows of a linear last
-layer. *composed*: the matrices that end the network, bounded together with :math:`(e_i - e_j)^T` in front of the last one,
-times the constant of the features before them.
+*vector*: the constant of :math:`f` times the dual norm of :math:`e_i - e_j`. *per-coordinate*: twice the
+largest constant of a coordinate. *last-layer*: the constant of the body times the dual norm of :math:`w_i -
+w_j`, the rows of a linear last layer. *composed*: the matrices that end the network, bounded together with
+:math:`(e_i - e_j)^T` in front of the last one, times the constant of the features before them.
 
 Reference:
-    docs/theory/lipschitz; Tsuzuku, Sato and Sugiyama 2018 (arXiv:1802.04034) for the last layer; Xu and Sivaranjani 2024
-    (arXiv:2410.14009) and Fazlyab et al. 2019 (arXiv:1906.04893) for the bounds of matrices together.
+    docs/theory/lipschitz; Tsuzuku, Sato and Sugiyama 2018 (arXiv:1802.04034) for the last layer; Xu and
+    Sivaranjani 2024 (arXiv:2410.14009) and Fazlyab et al. 2019 (arXiv:1906.04893) for the bounds of matrices
+    together.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Tail:
     def of(flow: Flow) -> Tail:
         """Find the tail of a network.
 
-        Anything else that stands between two matrices ends it: the bounds of :mod:`composed` and :mod:`semidefinite` hold
-        for elementwise functions whose slopes lie in [0, 1], and not for absolute values, sorting, GELU, SiLU or maxima.
+        Anything else that stands between two matrices ends it: the bounds of :mod:`composed` and
+        :mod:`semidefinite` hold for elementwise functions whose slopes lie in [0, 1], and not for absolute
+        values, sorting, GELU, SiLU or maxima.
 
         Args:
             flow: the output of the network.
@@ -70,6 +72,11 @@ class Tail:
     def weights(self) -> list[Array]:
         """The matrices alone."""
         return [layer.matrix for layer in self.layers]
+
+    @property
+    def operations(self) -> float:
+        """About how many multiplications a joint bound takes."""
+        return float(sum(len(weight) ** 2 * (weight.shape[1] + 4 * len(weight)) for weight in self.weights))
 
     def eclipse(self) -> tuple[float, Array]:
         """Bound the tail by ECLipsE-Fast.
@@ -105,8 +112,11 @@ class Tail:
     def _lost(self) -> float:
         """Bound what the rounding of merged matrices may add, whatever the slopes are in [0, 1].
 
-        With ``n`` the norms and ``s`` the slacks of the matrices, the product of the true matrices with any slopes between
-        them differs by at most ``prod(n + s) - prod(n)`` from that of the matrices as stored.
+        With ``n`` the norms and ``s`` the slacks of the matrices, the product of the true matrices with any
+        slopes between them differs by at most ``prod(n + s) - prod(n)`` from that of the matrices as stored.
+
+        Returns:
+            An upper bound on that difference, before the constant of the base.
         """
         total, extra = 1.0, 0.0
         for layer in self.layers:
@@ -194,7 +204,8 @@ def _dual(rows: Array, norm: Norm) -> Array:
         case _:
             largest = np.maximum(size.max(1, keepdims=True), 1e-300)
             found = np.sqrt(((size / largest) ** 2).sum(1)) * largest[:, 0]
-    return np.nextafter(found * (1.0 + (rows.shape[1] + 16) * 2.0**-52), np.inf)
+    raised: Array = np.nextafter(found * (1.0 + (rows.shape[1] + 16) * 2.0**-52), np.inf)
+    return raised
 
 
 def _constant(value: float, count: int) -> Array:

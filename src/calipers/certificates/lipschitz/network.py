@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, final, get_args
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from calipers.certificates.lipschitz.layers.call import Call, Refused
 from calipers.certificates.lipschitz.layers.registry import apply
 from calipers.certificates.lipschitz.operators import ConvolutionMethod
 from calipers.certificates.lipschitz.tracing import ROWS, Step, trace
-from calipers.errors import NotLipschitz, Unsound, UsageError
+from calipers.errors import NotLipschitz, UnknownLayer, Unsound, UsageError
 from calipers.threat.threat_model import Norm
 
 __all__ = ["METHODS", "LayerBound", "LipschitzBound", "Method", "lipschitz_upper_bound"]
@@ -32,19 +32,24 @@ _MOST_SEMIDEFINITE_PAIRS = 45
 """Differences of outputs for which a semidefinite program of its own is solved."""
 
 
+_QUICK = 1e11
+"""Multiplications of ECLipsE-Fast that ``auto`` spends, a few seconds."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class LipschitzBound:
-    """An upper bound on the Lipschitz constant of a network, and what it is made of; ``float()`` of it is the constant.
+    """An upper bound on the Lipschitz constant of a network, and what it is made of; ``float()`` gives it.
 
     Args:
-        upper: the bound, from the norm of inputs to the same norm of outputs, in units of output by unit of input. It holds
-            in real arithmetic for the weights as they are.
+        upper: the bound, from the norm of inputs to the same norm of outputs, in units of output by unit of
+            input. It holds in real arithmetic for the weights as they are.
         norm: the norm.
         method: what proved ``upper``: ``product`` of the layers, ``eclipse`` or ``lipsdp``.
         layers: a row a layer, in the order in which they are applied.
-        differences: for each form of Theorem 0 (``per-coordinate``, ``vector``, ``last-layer``, ``composed``, where it
-            applies) an array (K, K): upper bounds on the Lipschitz constants of the differences of two outputs.
+        differences: for each form of Theorem 0 (``per-coordinate``, ``vector``, ``last-layer``, ``composed``,
+            where it applies) an array (K, K): upper bounds on the Lipschitz constants of the differences of
+            two outputs.
         product: the layerwise product alone.
     """
 
@@ -64,18 +69,19 @@ def lipschitz_upper_bound(
 ) -> LipschitzBound:
     """Bound the Lipschitz constant of a network from above.
 
-    The network is traced by torch.fx and every call is looked up among the layers for which a bound is proved; another
-    layer, or a known one in another configuration, is refused with its place and the reason. Chains of linear layers are
-    merged before they are bounded: a normalization of the input and a batch normalization become part of the convolution
-    beside them, and ``x + F(x)`` with one convolution ``F`` is one convolution.
+    The network is traced by torch.fx and every call is looked up among the layers for which a bound is proved;
+    another layer, or a known one in another configuration, is refused with its place and the reason. Chains of
+    linear layers are merged before they are bounded: a normalization of the input and a batch normalization
+    become part of the convolution beside them, and ``x + F(x)`` with one convolution ``F`` is one convolution.
 
     Args:
         module: a network in eval mode with float32 or float64 weights; hooks and random layers are refused.
         input_shape: the shape of one input, channels first.
         norm: l1, l2 or linf.
-        method: ``grid`` bounds convolutions for every input size by their symbol on a grid; ``exact`` finds their norms at
-            the size they meet; ``auto`` does so where it is quick, and for l2 takes the better of the product and
-            ECLipsE-Fast on the matrices that end the network; ``eclipse`` and ``lipsdp`` insist on the joint bound.
+        method: ``grid`` bounds convolutions for every input size by their symbol on a grid; ``exact`` finds
+            their norms at the size they meet; ``auto`` does so where it is quick, and for l2 takes the better
+            of the product and ECLipsE-Fast on the matrices that end the network; ``eclipse`` and ``lipsdp``
+            insist on the joint bound.
 
     Returns:
         The bound, rounded up.
@@ -102,7 +108,7 @@ def lipschitz_upper_bound(
         raise Unsound(
             f"method {method!r} bounds l2 constants, and the norm is {norm}: use auto, grid or exact"
         )
-    convolutions = cast(ConvolutionMethod, method if method in ("grid", "exact") else "auto")
+    convolutions: ConvolutionMethod = method if method in ("grid", "exact") else "auto"
     composition = Composition(norm, convolutions)
     output = _walk(module, shape, composition)
     return _bound(output, composition, method)
@@ -119,13 +125,25 @@ def _walk(module: nn.Module, shape: tuple[int, ...], composition: Composition) -
     x = torch.randn((ROWS, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         for step in traced.steps(x):
-            if step.node.op == "output":
-                found = fx.node.map_arg(step.node.args[0], values.__getitem__)
-                if isinstance(found, Refused):
-                    raise NotLipschitz("output", "result", found.reason)
-                return found if isinstance(found, Flow) else tuple(step.shapes[1:])
-            values[step.node] = _value(step, values, composition, shape)
-    raise AssertionError("a graph ends in its output")
+            if step.node.op != "output":
+                values[step.node] = _value(step, values, composition, shape)
+        found = _output(step, fx.node.map_arg(step.node.args[0], values.__getitem__), module)
+        traced.check_agreement()
+    return found
+
+
+def _output(step: Step, value: Any, module: nn.Module) -> Flow | tuple[int, ...]:
+    kind = type(module).__name__
+    if isinstance(value, Refused):
+        raise NotLipschitz("output", kind, value.reason)
+    if isinstance(value, Flow):
+        return value
+    if isinstance(value, torch.Tensor) and value.ndim and len(value) == ROWS:
+        return tuple(value.shape[1:])
+    what = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    raise UnknownLayer(
+        "", kind, f"gives {what.replace('immutable_', '')} for {ROWS} inputs: give one tensor, a row an input"
+    )
 
 
 def _value(step: Step, values: dict[fx.Node, Any], composition: Composition, shape: tuple[int, ...]) -> Any:
@@ -157,10 +175,13 @@ def _bound(output: Flow | tuple[int, ...], composition: Composition, method: Met
     tail = Tail.of(output)
     if method in ("eclipse", "lipsdp") and len(tail.layers) < 2:
         raise Unsound(
-            f"method {method!r} needs a network that ends in linear layers with activations of slope in [0, 1] (ReLU, tanh, "
-            f"sigmoid) between them, and this one ends in {len(tail.layers)}: use auto, grid or exact"
+            f"method {method!r} needs a network that ends in linear layers with activations of slope in [0, 1] "
+            f"(ReLU, tanh, sigmoid) between them, and this one ends in {len(tail.layers)}: use auto, grid or exact"
         )
-    if composition.norm is Norm.L2 and method in ("auto", "eclipse", "lipsdp") and len(tail.layers) > 1:
+    joint = len(tail.layers) > 1 and (
+        (method == "auto" and tail.operations <= _QUICK) or method in ("eclipse", "lipsdp")
+    )
+    if composition.norm is Norm.L2 and joint:
         together, composed = tail.eclipse()
         name = "eclipse"
         if method == "lipsdp":

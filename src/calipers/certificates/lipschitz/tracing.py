@@ -1,27 +1,27 @@
 """Tracing: a module, frozen and checked, as a graph of known calls, and the proof by example that both agree.
 
-The graph is made by torch.fx from the module's own ``forward``: a function or module that is not among the known ones stays
-visible in it and is refused where it is met. What torch.fx cannot see (hooks, replaced methods, randomness, changes in
-place of something used again) is looked for here.
+The graph is made by torch.fx from the module's own ``forward``: a function or module that is not among the
+known ones stays visible in it and is refused where it is met. What torch.fx cannot see (hooks, replaced
+methods, randomness, changes in place of something used again) is looked for here.
 """
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules import module as module_globals
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from calipers.certificates.lipschitz.freezing import constant, copied, frozen, one_line
 from calipers.errors import UnknownLayer
 
-__all__ = ["ROWS", "QUERIES", "Step", "Trace", "trace"]
+__all__ = ["QUERIES", "ROWS", "Step", "Trace", "trace"]
 
 ROWS: Final = 3
 """Inputs in a batch with which the graph is run: more than one, so that a mixing of the batch is seen."""
@@ -136,14 +136,62 @@ class Trace:
     Args:
         root: the frozen network, below the name ``net``.
         graph: its graph.
+        original: a copy of the network as it is.
         input_shape: the shape of one input.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, root: nn.Module, graph: fx.Graph, original: nn.Module, input_shape: tuple[int, ...]
+    ) -> None:
         self.root = root
         self.graph = graph
+        self.original = original
         self.input_shape = input_shape
         self._last_use = {node: max(node.users, key=_order(graph), default=node) for node in graph.nodes}
+
+    def check_agreement(self) -> None:
+        """Compare the graph with the frozen network tightly, and with the untouched one as closely as float32 allows.
+
+        Each input is given to the untouched network alone, so that a mixing of the batch shows.
+
+        Raises:
+            UnknownLayer: if they differ, or the network's state changes.
+        """
+        kind = type(self.original).__name__
+        generator = torch.Generator().manual_seed(0)
+        weights = (value.dtype for value in self.original.parameters() if value.is_floating_point())
+        dtype = next(weights, torch.float32)
+        state = [
+            (name, value, value._version) for name, value in self.root.state_dict(keep_vars=True).items()
+        ]
+        for scale, shift in ((0.5, 0.5), (3.0, 0.0)):
+            x = (scale * torch.randn((ROWS, *self.input_shape), generator=generator) + shift).double()
+            outputs = self.run(x)
+            try:
+                with _InFloat64():
+                    tight = self.root(x.clone())
+                loose = torch.cat(
+                    [self.original(x[row : row + 1].to(dtype, copy=True)) for row in range(ROWS)]
+                )
+            except Exception as problem:
+                raise UnknownLayer("", kind, f"cannot be run: {one_line(problem)}") from problem
+            spread = max(float(outputs.abs().max()), 1e-12)
+            for other, slack in ((tight, _TIGHT), (loose, _LOOSE)):
+                apart = math.inf
+                if other.shape == outputs.shape:
+                    apart = float((other.double() - outputs).abs().max()) / spread
+                if not apart <= slack:
+                    raise UnknownLayer(
+                        "",
+                        kind,
+                        f"answers otherwise than its traced graph (by {apart:.2g} of the scores): it is "
+                        "random, mixes its batch, computes in a coarse format, or keeps a state",
+                    )
+        for name, value, version in state:
+            if value._version != version:
+                raise UnknownLayer(
+                    _inside(name), kind, "changes in place when the network runs: it is no fixed function"
+                )
 
     def run(self, x: Tensor) -> Tensor:
         """Run the graph in float64.
@@ -187,7 +235,7 @@ class Trace:
                 depends[node] = not _is_query(node) and any(depends[used] for used in node.all_input_nodes)
                 result = _execute(place, kind, function, args, kwargs)
                 if node.op == "get_attr":
-                    result = _constant(place, result)
+                    result = constant(place, result)
             self._release(node, alive)
             for earlier, seen in versions.items():
                 if earlier in alive and _versions(alive[earlier]) != seen:
@@ -230,7 +278,7 @@ class Trace:
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
-    """Trace a network and check that the graph is the network.
+    """Trace a network.
 
     Args:
         module: a network in eval mode, with weights in float32 or float64.
@@ -242,140 +290,46 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     Raises:
         UnknownLayer: if it cannot be traced, or what is traced may not be what runs.
     """
-    _check_modes(module)
-    try:
-        original = copy.deepcopy(module).cpu().requires_grad_(False)
-    except Exception as problem:
-        raise UnknownLayer("", type(module).__name__, f"cannot be copied: {_line(problem)}") from problem
-    _check_formats(original)
+    original = copied(module)
     with torch.no_grad():
-        frozen = _Root(_bake(copy.deepcopy(original)).double()).eval()
+        root = _Root(frozen(original)).eval()
         tracer = _Tracer()
         try:
-            graph = tracer.trace(frozen)
+            with _without_autocast():
+                graph = tracer.trace(root)
         except Exception as problem:
-            raise _refusal(tracer, module, problem) from problem
-        found = Trace(frozen, graph, input_shape)
-        _check_agreement(found, original, frozen)
-    return found
+            place, kind, reason = _refusal(tracer, module, problem)
+            raise UnknownLayer(place, kind, reason) from problem
+    return Trace(root, graph, original, input_shape)
 
 
-def _check_modes(module: nn.Module) -> None:
-    for path, part in module.named_modules():
-        kind = type(part).__name__
-        if part.training:
-            raise UnknownLayer(path, kind, "is in training mode: call .eval() on the network")
-        if part._forward_hooks or part._forward_pre_hooks:
-            raise UnknownLayer(
-                path,
-                kind,
-                "has a forward hook, which may change anything: remove it (weight_norm and spectral_norm of the old style "
-                "are hooks: use those of torch.nn.utils.parametrizations)",
-            )
-        if "forward" in vars(part) or type(part).__call__ is not nn.Module.__call__:
-            raise UnknownLayer(path, kind, "has a replaced forward or __call__: define it in a class")
-    if module_globals._global_forward_hooks or module_globals._global_forward_pre_hooks:
-        raise UnknownLayer("", type(module).__name__, "runs under a global forward hook: remove it")
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Refuse automatic mixed precision, which leaves no trace in a graph."""
+
+    def refuse(self: Any) -> None:
+        raise TypeError("it computes under torch.autocast, in a coarser format than its weights have")
+
+    entered = torch.amp.autocast_mode.autocast.__enter__
+    torch.amp.autocast_mode.autocast.__enter__ = refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.amp.autocast_mode.autocast.__enter__ = entered  # type: ignore[method-assign]
 
 
-def _check_formats(module: nn.Module) -> None:
-    named = [*module.named_parameters(), *module.named_buffers()]
-    for path, value in named:
-        _check_format(path, value)
-
-
-def _check_format(path: str, value: Tensor) -> None:
-    if isinstance(value, nn.parameter.UninitializedTensorMixin):
-        raise UnknownLayer(path, "weights", "are not initialized yet: run the network once")
-    if value.is_complex() or value.is_quantized:
-        raise UnknownLayer(path, "weights", f"are {value.dtype}: bounds are proved for float32 and float64")
-    if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
-        raise UnknownLayer(
-            path,
-            "weights",
-            f"are {value.dtype}: a bound is of the real arithmetic of float32 or float64 weights, and says nothing of a "
-            "network that rounds this coarsely",
-        )
-
-
-def _constant(place: str, value: Any) -> Any:
-    """Check a constant of the network, and give it in float64."""
-    if not isinstance(value, Tensor):
-        return value
-    _check_format(place, value)
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        raise UnknownLayer(place, "weights", "hold NaN or infinite values: no bound can be given")
-    return value.double() if value.is_floating_point() else value
-
-
-def _bake(module: nn.Module) -> nn.Module:
-    """Replace parametrized weights by their values."""
-    for path, part in list(module.named_modules()):
-        if not parametrize.is_parametrized(part):
-            continue
-        assert isinstance(part.parametrizations, nn.ModuleDict)
-        for name in list(part.parametrizations):
-            try:
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
-            except Exception as problem:
-                raise UnknownLayer(
-                    path, type(part).__name__, f"has a parametrization that cannot be read: {_line(problem)}"
-                ) from problem
-    return module
-
-
-def _refusal(tracer: _Tracer, module: nn.Module, problem: Exception) -> UnknownLayer:
+def _refusal(tracer: _Tracer, module: nn.Module, problem: Exception) -> tuple[str, str, str]:
     place = _inside(tracer.entered[-1]) if tracer.entered else ""
-    if isinstance(problem, fx.proxy.TraceError):
+    if isinstance(problem, fx.proxy.TraceError) and "iterated" in str(problem):
+        reason = "it unpacks a tensor in a way that torch.fx cannot follow: index its parts"
+    elif isinstance(problem, fx.proxy.TraceError):
         reason = "its control flow depends on its input, so that no one graph is the network"
     elif "item assignment" in str(problem):
         reason = "it assigns to a slice: build the tensor with torch.cat instead"
     else:
-        reason = f"it cannot be traced: {_line(problem)}"
+        reason = f"it cannot be traced: {one_line(problem)}"
     kind = type(module.get_submodule(place)).__name__
-    return UnknownLayer(place, kind, reason)
-
-
-def _check_agreement(found: Trace, original: nn.Module, frozen: nn.Module) -> None:
-    """Compare the graph with the frozen network tightly, and with the untouched one as closely as float32 allows.
-
-    Raises:
-        UnknownLayer: if they differ, or the network's state changes.
-    """
-    generator = torch.Generator().manual_seed(0)
-    kind = type(original).__name__
-    dtype = next((value.dtype for value in original.parameters() if value.is_floating_point()), torch.float32)
-    shape = (ROWS, *found.input_shape)
-    state = [(name, value, value._version) for name, value in frozen.state_dict(keep_vars=True).items()]
-    for scale, shift in ((0.5, 0.5), (3.0, 0.0)):
-        x = (scale * torch.randn(shape, generator=generator) + shift).double()
-        outputs = found.run(x)
-        if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != ROWS:
-            what = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise UnknownLayer(
-                "", kind, f"gives {what} for {ROWS} inputs: it must give one tensor, a row an input"
-            )
-        try:
-            with _InFloat64():
-                tight = frozen(x)
-            loose = torch.cat([original(x[row : row + 1].to(dtype)) for row in range(ROWS)])
-        except Exception as problem:
-            raise UnknownLayer("", kind, f"cannot be run: {_line(problem)}") from problem
-        spread = max(float(outputs.abs().max()), 1e-12)
-        for other, slack in ((tight, _TIGHT), (loose, _LOOSE)):
-            apart = float((other.double() - outputs).abs().max()) / spread
-            if not apart <= slack:
-                raise UnknownLayer(
-                    "",
-                    kind,
-                    f"answers otherwise than its traced graph (by {apart:.2g} of the scores): it is random, mixes its batch, "
-                    "computes in a coarse format, or keeps a state",
-                )
-    for name, value, version in state:
-        if value._version != version:
-            raise UnknownLayer(
-                _inside(name), kind, "changes in place when the network runs: it is no fixed function"
-            )
+    return place, kind, reason
 
 
 def _execute(
@@ -385,7 +339,7 @@ def _execute(
         with _InFloat64():
             return function(*args, **kwargs)
     except Exception as problem:
-        raise UnknownLayer(place, kind, f"cannot be run by itself: {_line(problem)}") from problem
+        raise UnknownLayer(place, kind, f"cannot be run by itself: {one_line(problem)}") from problem
 
 
 def _is_query(node: fx.Node) -> bool:
@@ -394,10 +348,8 @@ def _is_query(node: fx.Node) -> bool:
     if node.op == "call_function":
         if node.target is getattr:
             return node.args[1] in _ATTRIBUTES
-        return (
-            getattr(node.target, "__name__", "") in QUERIES
-            and getattr(torch, node.target.__name__, None) is node.target
-        )
+        name = getattr(node.target, "__name__", "")
+        return name in QUERIES and getattr(torch, name, None) is node.target
     return False
 
 
@@ -428,8 +380,3 @@ def _inside(path: str) -> str:
 
 def _joined(scope: str, name: str) -> str:
     return f"{scope}.{name}" if scope else name
-
-
-def _line(problem: Exception) -> str:
-    text = str(problem).strip()
-    return text.splitlines()[0] if text else type(problem).__name__

@@ -1,7 +1,7 @@
 """Activations: the slopes of scalar functions, each bounded outward, and softmax.
 
-The extreme slopes of smooth activations are roots of equations in elementary functions; they stand here to 15 digits, rounded
-outward, and are derived again with 40 digits by the tests.
+The extreme slopes of smooth activations are roots of equations in elementary functions; they stand here to 15
+digits, rounded outward, and are derived again with 40 digits by the tests.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def _gelu(call: Call, input: Any, approximate: str = "none") -> Flow:
 def _softplus(call: Call, input: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Flow:
     if _number(call, threshold, "threshold") < 20.0 or _number(call, beta, "beta") <= 0.0:
         raise call.unbounded(
-            f"has beta {beta!r} and threshold {threshold!r}: where it turns linear it jumps, which only a threshold of 20 or "
-            "more hides in the rounding of float32"
+            f"has beta {beta!r} and threshold {threshold!r}: where it turns linear it jumps, which only "
+            "a threshold of 20 or more hides in the rounding of float32"
         )
     return call.elementwise(call.only(input), 0.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""Arithmetic: sums and differences, constants added or multiplied, the larger of two, and the products that are refused."""
+"""Arithmetic: sums, differences, scaling by constants, the larger of two, and the products that are refused."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _sum(sign: float, *, reverse: bool = False) -> Rule:
 def _multiply(call: Call, input: Any, other: Any) -> Flow:
     if isinstance(input, Flow) and isinstance(other, Flow):
         raise call.unbounded(
-            "multiplies two tensors that both depend on the input: the slope grows with them, and no Lipschitz constant exists "
-            "on all inputs"
+            "multiplies two tensors that both depend on the input: the slope grows with them, and no "
+            "Lipschitz constant exists on all inputs"
         )
     flow, constant = (input, other) if isinstance(input, Flow) else (other, input)
     return scaled(call, flow, constant)

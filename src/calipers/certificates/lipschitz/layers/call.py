@@ -33,8 +33,9 @@ class Refused:
 
 
 Rule = Callable[..., Any]
-"""A rule of the closed world: ``rule(call, *args, **kwargs)`` with the arguments of the function, flows in place of tensors
-that depend on the input; for a module ``rule(call, module, *args)``. It returns a flow, or a structure of flows."""
+"""A rule of the closed world: ``rule(call, *args, **kwargs)`` with the arguments of the function, flows in
+place of tensors that depend on the input; for a module ``rule(call, module, *args)``. It returns a flow, or a
+structure of flows."""
 
 
 @final

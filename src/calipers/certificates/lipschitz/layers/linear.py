@@ -19,8 +19,8 @@ from calipers.errors import UsageError
 __all__ = ["FUNCTIONS", "METHODS", "MODULES"]
 
 _NO_PRODUCT: Final = (
-    "multiplies two tensors that both depend on the input, as dot-product attention does: no Lipschitz constant exists on all "
-    "inputs; certify by smoothing, or use an attention of bounded slope"
+    "multiplies two tensors that both depend on the input, as dot-product attention does: no Lipschitz "
+    "constant exists on all inputs; certify by smoothing, or use an attention of bounded slope"
 )
 
 

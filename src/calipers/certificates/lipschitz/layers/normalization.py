@@ -32,8 +32,8 @@ def _batch_norm(
     flow = call.only(input)
     if training is not False or running_var is None or running_mean is None:
         raise call.unbounded(
-            "normalizes by the statistics of the batch: an answer depends on the other inputs; keep running statistics and "
-            "call .eval()"
+            "normalizes by the statistics of the batch: an answer depends on the other inputs; keep "
+            "running statistics and call .eval()"
         )
     array(call, running_mean)
     array(call, 0.0 if bias is None else bias)
@@ -59,8 +59,8 @@ def _useless(call: Call, weight: Any, eps: float, what: str) -> Exception:
     gamma = 1.0 if weight is None else float(np.abs(array(call, weight)).max())
     constant = gamma / math.sqrt(eps) if eps > 0.0 else math.inf
     return call.unbounded(
-        f"divides by the statistics of {what} itself: its constant is finite and useless, max|gamma|/sqrt(eps) = "
-        f"{constant:.4g}; use BatchNorm, or a network without normalization"
+        f"divides by the statistics of {what} itself: its constant is finite and useless, "
+        f"max|gamma|/sqrt(eps) = {constant:.4g}; use BatchNorm, or a network without normalization"
     )
 
 

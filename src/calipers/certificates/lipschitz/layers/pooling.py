@@ -52,6 +52,9 @@ def _largest(call: Call, flow: Flow, covered: Sequence[int]) -> Flow:
     """Bound a maximum over windows by the number of windows that a position lies in.
 
     ``|max x - max y| <= max |x - y|`` over a window, so that the change of a position counts once for each window.
+
+    Returns:
+        The result.
     """
     most = math.prod(covered)
     constant = {Norm.L1: float(most), Norm.L2: math.sqrt(most), Norm.LINF: 1.0}[call.norm]
@@ -163,6 +166,9 @@ def _separable(call: Call, flow: Flow, matrices: Sequence[np.ndarray], scale: fl
 
     The matrices are compared with the layer itself on one random input, since they are written from torch's rules for
     windows at the border.
+
+    Returns:
+        The result.
     """
     x = torch.randn((3, *flow.shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = call.run({id(flow): x})

@@ -13,7 +13,10 @@ from calipers.certificates.lipschitz.layers.call import Call, Rule
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "UNKNOWN"]
 
-UNKNOWN: Final = "no Lipschitz bound is known for it: use a layer of the list in docs/theory/lipschitz, or certify by smoothing"
+UNKNOWN: Final = (
+    "no Lipschitz bound is known for it: use a layer of the list in docs/theory/lipschitz, "
+    "or certify by smoothing"
+)
 """The reason given for everything that is in no table."""
 
 
@@ -26,8 +29,8 @@ def _refuse(reason: str) -> Rule:
 
 
 _ATTENTION = _refuse(
-    "dot-product attention multiplies features with features: its slope grows with the input and no Lipschitz constant exists; "
-    "certify by smoothing"
+    "dot-product attention multiplies features with features: its slope grows with the input and no "
+    "Lipschitz constant exists; certify by smoothing"
 )
 _RECURRENT = _refuse(
     "a recurrent network multiplies gates with states: its constant grows with the states; certify by smoothing"

@@ -1,4 +1,4 @@
-"""Structure: what moves, copies or joins features, read off by running it on their numbers; and scaling by constants."""
+"""Structure: what moves, copies or joins features, read off by running it on their numbers; and scaling."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ def _numbers(shape: tuple[int, ...]) -> Tensor:
 
 def _index(call: Call, found: Any, count: int) -> np.ndarray:
     """Turn the numbers that a call gave into the index of one input's features.
+
+    Returns:
+        The index, -1 where a constant stands.
 
     Raises:
         UnknownLayer: if inputs of the batch are mixed, or differ in what is copied.
@@ -107,6 +110,10 @@ def _dropout(call: Call, input: Any, p: Any = 0.5, training: Any = True, inplace
     if training is not False:
         raise call.unknown("drops features at random: give training=self.training, and call .eval()")
     return _same(call, input)
+
+
+def _dropout_function(call: Call, input: Any, p: Any, train: Any) -> Flow:
+    return _dropout(call, input, p, train)
 
 
 def _module(call: Call, module: Any, input: Any) -> Any:
@@ -356,7 +363,7 @@ FUNCTIONS: Final[dict[Any, Rule]] = {
         ),
         _dropout,
     ),
-    torch.dropout: lambda call, input, p, train: _dropout(call, input, p, train),
+    torch.dropout: _dropout_function,
     operator.getitem: _getitem,
     getattr: _getattr,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate, torch.stack), _joined),
