@@ -119,6 +119,7 @@ class Attack(ABC):
         indices: Sequence[int] | None = None,
         judge: Judge | None = None,
         trace: Trace | None = None,
+        through: Target | None = None,
     ) -> AttackResult:
         """Attack a batch.
 
@@ -131,6 +132,9 @@ class Attack(ABC):
             indices: the index of each input in its data set, which decides its draws; 0, 1, 2, ... if None.
             judge: how success is judged; the usual one if None.
             trace: filled with loss, success and size of the gradient at each step of the search, if given.
+            through: the classifier whose scores and gradients the search sees, where it is not the one that is judged:
+                the base of a smoothed classifier, under EOT over its noise with common random numbers (Salman et al.
+                2019, arXiv:1906.04584), or a substitute. Its queries are counted; classes are asked of ``target``.
 
         Returns:
             Candidates and verdicts, in the order of the inputs.
@@ -143,9 +147,20 @@ class Attack(ABC):
         labels = y.detach().to(target.device)
         fair = Draws(check_seed(seed), Role.JUDGE, numbers)
         clean = judge.answers(target, images, fair)
-        before = judge(target, images, images, labels, replace(threat, eps=None), draws=fair, clean=clean)
-        rows = (~before.success).nonzero()[:, 0]
-        view = View(target, self.access, self._estimator, count=len(x), trace=trace)
+        judge.settle(
+            target, images, images, replace(threat, eps=None)
+        )  # refuses what cannot be judged, at once
+        before = judge.rule_on(clean, labels, threat.goal, stochastic=target.stochastic)
+        rows = (~before).nonzero()[:, 0]
+        view = View(
+            target if through is None else through,
+            self.access,
+            self._estimator,
+            count=len(x),
+            trace=trace,
+            real=target,
+            common=None if through is None else Draws(seed, Role.SEARCH, numbers),
+        )
         candidate = images.clone()
         if len(rows):
             part = rows.to(images.device)
@@ -266,10 +281,10 @@ class GradientAttack(Attack):
         return self.gradient
 
 
-def _reasons(before: Verdict, verdict: Verdict, view: View) -> tuple[Reason, ...]:
+def _reasons(before: Tensor, verdict: Verdict, view: View) -> tuple[Reason, ...]:
     found: list[Reason] = []
-    for row in range(len(before.success)):
-        if bool(before.success[row]):
+    for row in range(len(before)):
+        if bool(before[row]):
             found.append("already wrong")
         elif bool(verdict.success[row]):
             found.append("found")

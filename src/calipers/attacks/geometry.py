@@ -7,7 +7,16 @@ from torch import Tensor
 from calipers.threat.norms import project, size
 from calipers.threat.threat_model import Norm
 
-__all__ = ["distances", "inside_box", "levels", "on_grid", "settle", "settle_on_grid"]
+__all__ = [
+    "distances",
+    "inside_box",
+    "levels",
+    "on_grid",
+    "settle",
+    "settle_on_grid",
+    "unblocked",
+    "within",
+]
 
 _LEVELS = 255
 _ROUNDOFF = 2.0**-52
@@ -53,7 +62,7 @@ def inside_box(x: Float[Tensor, "batch *dims"], bounds: tuple[float, float]) -> 
         One answer an input; NaN lies outside.
     """
     low, high = bounds
-    flat = x.double().flatten(1)
+    flat = x.flatten(1)  # compared as float32, as the bounds of clean inputs are
     return ((flat >= low) & (flat <= high)).all(1)
 
 
@@ -99,6 +108,78 @@ def settle(
         if not bool(outside.any()):
             return settled
     return torch.where(outside.view(shape), x, settled)
+
+
+def within(
+    point: Float[Tensor, "batch *dims"],
+    x: Float[Tensor, "batch *dims"],
+    norm: Norm,
+    eps: float,
+    bounds: tuple[float, float],
+) -> Float[Tensor, "batch *dims"]:
+    """Move the points of a search into the ball and the box, up to rounding.
+
+    For linf and l1 this is the nearest point of both. For l2 and l0 the perturbation is projected onto the ball and
+    then cut to the box, which leaves the ball for neither.
+
+    Reference for l1: Croce and Hein 2021, arXiv:2103.01208, Proposition 2.1.
+
+    Args:
+        point: points of a search.
+        x: clean inputs, inside the box.
+        norm: the norm of the ball.
+        eps: its radius.
+        bounds: the least and the largest value of the box.
+
+    Returns:
+        Points of the ball and the box.
+    """
+    if norm is Norm.LINF:
+        return torch.maximum(torch.minimum(point, x + eps), x - eps).clamp(*bounds)
+    if norm is Norm.L1:
+        return x + _project_l1_box(point - x, x, eps, bounds)
+    radius = torch.full((len(x),), eps, dtype=x.dtype, device=x.device)
+    return (x + project(point - x, radius, norm)).clamp(*bounds)
+
+
+def _project_l1_box(delta: Tensor, x: Tensor, eps: float, bounds: tuple[float, float]) -> Tensor:
+    """Project onto the l1 ball and the box: each magnitude falls by one common amount, and stops at its room."""
+    low, high = bounds
+    magnitude = delta.abs().flatten(1)
+    room = torch.where(delta >= 0, high - x, x - low).flatten(1)
+    # The sum of clamp(magnitude - fall, 0, room) falls in straight pieces between these places.
+    places, order = torch.cat([(magnitude - room).clamp_min(0), magnitude], 1).sort(1)
+    turns = torch.cat([-torch.ones_like(room), torch.ones_like(room)], 1).gather(1, order)
+    slope = turns.cumsum(1)
+    drops = (slope[:, :-1] * places.diff(dim=1)).cumsum(1)
+    whole = torch.minimum(magnitude, room).sum(1, keepdim=True)
+    sums = whole + torch.cat([torch.zeros_like(whole), drops], 1)
+    last = ((sums > eps).sum(1, keepdim=True) - 1).clamp_min(0)
+    pace = (-slope.gather(1, last)).clamp_min(1)
+    fall = places.gather(1, last) + (sums.gather(1, last) - eps) / pace
+    fall = torch.where(whole > eps, fall, torch.zeros_like(fall))
+    kept = torch.minimum((magnitude - fall).clamp_min(0), room)
+    return delta.sign() * kept.view_as(delta)
+
+
+def unblocked(
+    gradient: Float[Tensor, "batch *dims"], point: Float[Tensor, "batch *dims"], bounds: tuple[float, float]
+) -> Float[Tensor, "batch *dims"]:
+    """Leave out of a gradient the coordinates that are at the edge of the box and would leave it.
+
+    A steepest step in l1 moves one coordinate; one that cannot move would stop the search for good.
+
+    Args:
+        gradient: directions in which an objective rises.
+        point: where.
+        bounds: the least and the largest value of the box.
+
+    Returns:
+        The gradient, 0 where the box is in the way.
+    """
+    low, high = bounds
+    stuck = ((point >= high) & (gradient > 0)) | ((point <= low) & (gradient < 0))
+    return gradient.masked_fill(stuck, 0.0)
 
 
 def levels(x: Float[Tensor, "batch *dims"], bounds: tuple[float, float]) -> Float[Tensor, "batch *dims"]:

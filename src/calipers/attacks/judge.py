@@ -182,6 +182,28 @@ class Judge:
             flips=lost.sum(0),
         )
 
+    def rule_on(
+        self,
+        answers: Int[Tensor, "draws batch"],
+        y: Int[Tensor, " batch"],
+        goal: Goal,
+        *,
+        stochastic: bool,
+    ) -> Bool[Tensor, " batch"]:
+        """Say where answers reach the goal by the rule, wherever they were asked.
+
+        Args:
+            answers: those of :meth:`answers`.
+            y: the true classes.
+            goal: what the adversary wants.
+            stochastic: whether they are those of a randomized classifier.
+
+        Returns:
+            One answer an input.
+        """
+        won, _ = _reached(answers, y.cpu(), goal)
+        return self._by_rule(won.sum(0), len(answers))[0] if stochastic else won[0]
+
     def _by_rule(self, wins: Tensor, times: int) -> tuple[Tensor, Tensor]:
         if self.rule == "worst":
             return wins > 0, torch.zeros_like(wins, dtype=torch.bool)

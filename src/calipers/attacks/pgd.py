@@ -8,12 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
+from calipers.attacks.geometry import unblocked, within
+from calipers.attacks.starts import random_starts
 from calipers.attacks.tracker import Strongest, lead
 from calipers.attacks.view import View
 from calipers.errors import UsageError
 from calipers.gradients.estimator import goal_of_rows
 from calipers.randomness import Draws
-from calipers.threat.norms import project, sample, steepest
+from calipers.threat.norms import steepest
 from calipers.threat.objectives import OBJECTIVES
 from calipers.threat.threat_model import Norm, ThreatModel
 
@@ -33,7 +35,8 @@ class PGD(GradientAttack):
 
     Reference: Madry et al. 2018, arXiv:1706.06083, section 2.1.
 
-    Differs from the paper: l1 and l2 balls, momentum, restarts, and the best point instead of the last.
+    Differs from the paper: l1 and l2 balls, momentum, restarts, and the best point instead of the last. In l2 and l1
+    a step leaves out the coordinates that the box stops.
 
     Args:
         steps: gradients taken at each restart.
@@ -79,18 +82,10 @@ class PGD(GradientAttack):
         for restart in range(self.restarts):
             rows = best.standing()
             if len(rows):
-                start = self._start(x, threat, draws.fold(restart), rows)
-                self._ascend(view, x, y, threat, draws.fold(restart), rows, start, best)
+                fresh = draws.fold(restart)
+                start = random_starts(x, rows, threat, fresh) if self.random_start else x[rows]
+                self._ascend(view, x, y, threat, fresh, rows, start.clamp(*view.bounds), best)
         return best.point
-
-    def _start(self, x: Tensor, threat: ThreatModel, draws: Draws, rows: Tensor) -> Tensor:
-        if not self.random_start:
-            return torch.zeros_like(x[rows])
-        one = torch.full((1,), threat.eps or 0.0)
-        drawn = [
-            sample((1, *x.shape[1:]), one, threat.norm, draws[int(row)].generator(0)) for row in rows.tolist()
-        ]
-        return torch.cat(drawn).to(x)
 
     def _ascend(
         self,
@@ -100,50 +95,37 @@ class PGD(GradientAttack):
         threat: ThreatModel,
         draws: Draws,
         rows: Tensor,
-        delta: Tensor,
+        point: Tensor,
         best: Strongest,
     ) -> None:
         eps = threat.eps or 0.0
         step_size = eps * (2.5 / self.steps if self.step_size is None else self.step_size)
-        velocity = torch.zeros_like(delta)
+        velocity = torch.zeros_like(point)
         objective = OBJECTIVES[self.loss]
-        low, high = view.bounds
         for step in range(self.steps + 1):
-            point = (x[rows] + delta).clamp(low, high)
+            part, streams = view.of(rows), draws.of(rows.tolist()).fold(step)
             goal = goal_of_rows(threat.goal, rows.tolist())
             if step == self.steps:
-                part = draws.of(rows.tolist()).fold(step)
-                best.offer(
-                    rows,
-                    point,
-                    lead(view.of(rows).logits(point, part), y[rows], goal, num_classes=view.num_classes),
-                )
+                logits = part.logits(point, streams)
+                best.offer(rows, point, lead(logits, y[rows], goal, num_classes=view.num_classes))
                 return
-            found = view.of(rows).estimate(
-                objective, point, y[rows], goal, draws.of(rows.tolist()).fold(step)
-            )
+            found = part.estimate(objective, point, y[rows], goal, streams)
             best.offer(rows, point, lead(found.logits, y[rows], goal, num_classes=view.num_classes))
-            left = best.still(rows)
-            if not bool(left.any()):
-                return
-            rows, point, velocity = rows[left], point[left], velocity[left]
-            velocity = self.momentum * velocity + unit_l1(found.gradient[left], when=self.momentum > 0)
-            delta = point + step_size * steepest(velocity, threat.norm) - x[rows]
-            radius = torch.full((len(rows),), eps, dtype=delta.dtype, device=delta.device)
-            delta = project(delta, radius, threat.norm)
+            gradient, left = found.gradient, best.still(rows)
+            if not bool(left.all()):
+                if not bool(left.any()):
+                    return
+                rows, point, velocity, gradient = rows[left], point[left], velocity[left], gradient[left]
+            if self.momentum > 0:
+                velocity = self.momentum * velocity + _unit_l1(gradient)
+                gradient = velocity
+            if threat.norm is not Norm.LINF:
+                gradient = unblocked(gradient, point, view.bounds)
+            moved = point + step_size * steepest(gradient, threat.norm)
+            point = within(moved, x[rows], threat.norm, eps, view.bounds)
 
 
-def unit_l1(gradient: Tensor, *, when: bool) -> Tensor:
-    """Scale each gradient to a mean magnitude of 1, as momentum needs (Dong et al. 2018, arXiv:1710.06081, eq. 6).
-
-    Args:
-        gradient: one gradient an input.
-        when: whether to; the gradient as it is otherwise.
-
-    Returns:
-        The gradients.
-    """
-    if not when:
-        return gradient
+def _unit_l1(gradient: Tensor) -> Tensor:
+    """Scale each gradient to a mean magnitude of 1, as momentum needs (Dong et al. 2018, arXiv:1710.06081, eq. 6)."""
     mean = gradient.abs().flatten(1).mean(1).clamp_min(1e-30)
     return gradient / mean.view(-1, *[1] * (gradient.ndim - 1))

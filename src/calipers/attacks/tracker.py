@@ -20,7 +20,7 @@ def lead(
     """Measure by how much the scores reach the goal: above 0 where they do.
 
     For a detector (a last column beyond the classes), the class that the adversary wants must lead the rejection score
-    as well: a rejected input is no success.
+    as well: a rejected input is no success, unless the goal says that it counts as wrong.
 
     Args:
         logits: scores, with the rejection score last for a detector.
@@ -36,9 +36,11 @@ def lead(
         wanted = torch.tensor(goal.classes, device=logits.device)[:, None]
         others = logits.scatter(1, wanted, -torch.inf).amax(1)
         return logits.gather(1, wanted)[:, 0] - others
+    if goal.abstain == "wrong":
+        scores = logits
     best = scores.scatter(1, y[:, None], -torch.inf).amax(1)
     against = logits.gather(1, y[:, None])[:, 0]
-    if logits.shape[1] > num_classes:
+    if logits.shape[1] > scores.shape[1]:
         against = torch.maximum(against, logits[:, num_classes:].amax(1))
     return best - against
 
@@ -105,11 +107,14 @@ class Nearest:
     Args:
         x: the clean inputs.
         norm: the norm of the distance.
+        last: whether the point is the last one that reached the goal, near or not, for classifiers whose single draws
+            mean little.
     """
 
-    def __init__(self, x: Float[Tensor, "batch *dims"], norm: Norm) -> None:
+    def __init__(self, x: Float[Tensor, "batch *dims"], norm: Norm, *, last: bool = False) -> None:
         self._x = x
         self._norm = norm
+        self._last = last
         self.point = x.clone()
         self.distance = torch.full((len(x),), torch.inf, device=x.device)
 
@@ -124,7 +129,7 @@ class Nearest:
             reached: whether it reaches the goal.
         """
         distance = size(point - self._x[rows], self._norm).to(self.distance.dtype)
-        better = reached & (distance < self.distance[rows])
+        better = reached & (distance > 0) if self._last else reached & (distance < self.distance[rows])
         chosen = rows[better]
         self.point[chosen] = point[better]
         self.distance[chosen] = distance[better]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from calipers.attacks.tracker import lead
@@ -12,7 +12,7 @@ from calipers.errors import UsageError
 from calipers.gradients.estimator import GradientEstimate, GradientEstimator, Objective
 from calipers.randomness import Draws
 from calipers.target import Access, Counts, Oracle, Target
-from calipers.threat.threat_model import Goal
+from calipers.threat.threat_model import Goal, Untargeted
 
 __all__ = ["Counted", "Trace", "View"]
 
@@ -63,6 +63,8 @@ class View:
         estimator: how gradients are had.
         count: the number of inputs of the batch.
         trace: filled in at each estimate, if given.
+        real: the classifier that is judged, where the search goes through another one; it is asked for classes only.
+        common: one stream an input for all estimates (common random numbers); a fresh one at each step if None.
     """
 
     def __init__(
@@ -73,18 +75,20 @@ class View:
         *,
         count: int,
         trace: Trace | None = None,
+        real: Target | None = None,
+        common: Draws | None = None,
     ) -> None:
         self._target = target
+        self._real = target if real is None else real
+        self._common = common
         self._access = access
         self._estimator = estimator
         self._trace = trace
         self._rows = torch.arange(count)
         zeros = torch.zeros(count, dtype=torch.int64)
         self.counts = Counted(zeros.clone(), zeros.clone(), zeros.clone())
-        self.flat = torch.ones(count, dtype=torch.bool)
-        """Inputs whose gradient was asked for and was 0, or no number, each time."""
-        if estimator is None:
-            self.flat[:] = False
+        self._asked = torch.zeros(count, dtype=torch.bool)
+        self._moving = torch.zeros(count, dtype=torch.bool)
         Oracle(target, access)
 
     def of(self, rows: Tensor) -> "View":
@@ -101,6 +105,39 @@ class View:
         part._rows = self._rows[rows.cpu()]
         return part
 
+    def by(self, access: Access, estimator: GradientEstimator | None) -> "View":
+        """See the same inputs as a member of an ensemble sees them: with its own estimator, and no more than it may.
+
+        Args:
+            access: what the member needs.
+            estimator: how it has gradients.
+
+        Returns:
+            A view that shares counts and trace with this one.
+
+        Raises:
+            UsageError: if the member needs more than this view gives.
+        """
+        if access > self._access:
+            raise UsageError(
+                f"a member needs {access.name.lower()} and the view gives {self._access.name.lower()}: "
+                "ask for as much as the members need"
+            )
+        member = object.__new__(View)
+        member.__dict__.update(self.__dict__)
+        member._access, member._estimator = access, estimator
+        return member
+
+    @property
+    def flat(self) -> Bool[Tensor, " batch"]:
+        """Inputs of the whole batch whose gradient was asked for and was 0, or no number, each time."""
+        return self._asked & ~self._moving
+
+    @property
+    def still_flat(self) -> Bool[Tensor, " rows"]:
+        """The same for the inputs of this view."""
+        return self.flat[self._rows]
+
     @property
     def num_classes(self) -> int:
         """The number of classes."""
@@ -114,7 +151,7 @@ class View:
     @property
     def stochastic(self) -> bool:
         """Whether the classifier draws randomness of its own, so that one draw decides nothing."""
-        return self._target.stochastic
+        return self._real.stochastic
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +176,9 @@ class View:
             draws: the streams of this step: ``draws.fold(step)``.
 
         Returns:
-            Value, gradient and scores. A gradient that is no number is 0.
+            Value, gradient and scores. A gradient that is no number is 0. Of a detector, the objective sees the larger
+            of the label's score and the rejection score in place of the label's: who is to be taken for another class
+            must not be rejected either; where a rejection counts as wrong, it sees it as one class more.
 
         Raises:
             UsageError: if the attack has no estimator.
@@ -147,11 +186,15 @@ class View:
         if self._estimator is None:
             raise UsageError("this search asks for a gradient and its attack has no estimator")
         oracle = Oracle(self._target, self._estimator.access)
-        found = self._estimator.estimate(oracle, objective, x, y, goal, draws=draws)
+        aimed = _past_rejection(objective, self.num_classes) if self._target.detector else objective
+        if self._common is not None:
+            draws = self._common.of(self._rows.tolist())
+        found = self._estimator.estimate(oracle, aimed, x, y, goal, draws=draws)
         self._count(oracle.counts)
         gradient = torch.nan_to_num(found.gradient, nan=0.0, posinf=0.0, neginf=0.0)
-        moving = (gradient.flatten(1) != 0).any(1).cpu()
-        self.flat[self._rows[moving]] = False
+        self._asked[self._rows] = True
+        if not bool(self._moving[self._rows].all()):
+            self._moving[self._rows] |= (gradient.flatten(1) != 0).any(1).cpu()
         if self._trace is not None:
             self._trace.rows.append(self._rows.clone())
             self._trace.value.append(found.value.detach().cpu())
@@ -178,7 +221,7 @@ class View:
         return found
 
     def predict(self, x: Float[Tensor, "rows *dims"], draws: Draws | None = None) -> Int[Tensor, " rows"]:
-        """Ask for classes.
+        """Ask the classifier that is judged for classes.
 
         Args:
             x: points, each input's together, equally many for each.
@@ -187,7 +230,7 @@ class View:
         Returns:
             Classes, or ABSTAIN.
         """
-        oracle = Oracle(self._target, self._access)
+        oracle = Oracle(self._real, min(self._access, self._real.access))
         found = oracle.predict(x, draws=draws)
         self._count(oracle.counts)
         return found
@@ -198,3 +241,16 @@ class View:
         self.counts.queries[self._rows] += counts.queries // share
         self.counts.forwards[self._rows] += counts.forwards // share
         self.counts.backwards[self._rows] += counts.backwards // share
+
+
+def _past_rejection(objective: Objective, num_classes: int) -> Objective:
+    """Aim an objective for classifiers at a detector, whose last column is a rejection score."""
+
+    def aimed(logits: Tensor, y: Tensor, goal: Goal) -> Tensor:
+        if isinstance(goal, Untargeted) and goal.abstain == "wrong":
+            return objective(logits, y, goal)
+        scores, label = logits[:, :num_classes], y[:, None]
+        against = torch.maximum(scores.gather(1, label), logits[:, num_classes:].amax(1, keepdim=True))
+        return objective(scores.scatter(1, label, against), y, goal)
+
+    return aimed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,20 +14,26 @@ from calipers.sources.models import list_models
 from calipers.threat.units import parse_size
 
 if TYPE_CHECKING:
+    from calipers.attacks.base import Attack
+    from calipers.attacks.judge import Judge
     from calipers.certificates.base import Certifier
     from calipers.certificates.smoothing.certifier import VotePredictor
     from calipers.certificates.smoothing.noise import Noise
     from calipers.certificates.smoothing.stopping import StoppingRule
 
 __all__ = [
+    "ATTACKS",
     "NOISES",
     "build",
+    "build_attack",
     "build_certifier",
+    "build_judge",
     "build_noise",
     "build_predictor",
     "build_stopping",
     "list_datasets",
     "list_models",
+    "name_attack",
     "name_noise",
     "names",
     "read_radii",
@@ -38,17 +44,52 @@ _PLACES = {
     "VoteCertifier": "calipers.certificates.smoothing.certifier",
     "SoftCertifier": "calipers.certificates.smoothing.certifier",
     "VotePredictor": "calipers.certificates.smoothing.certifier",
+    "LipschitzCertifier": "calipers.certificates.lipschitz.certifier",
     "Gaussian": "calipers.certificates.smoothing.noise",
     "Laplace": "calipers.certificates.smoothing.noise",
     "Uniform": "calipers.certificates.smoothing.noise",
     "RoundedGaussian": "calipers.certificates.smoothing.noise",
+    "Autograd": "calipers.gradients.estimator",
+    "BPDA": "calipers.gradients.bpda",
+    "EOT": "calipers.gradients.eot",
+    "NES": "calipers.gradients.finite_differences",
+    "SPSA": "calipers.gradients.finite_differences",
+    "AdditiveNoise": "calipers.gradients.transformations",
+    "Drawn": "calipers.gradients.transformations",
+    "PGD": "calipers.attacks.pgd",
+    "Ray": "calipers.attacks.ray",
+    "Judge": "calipers.attacks.judge",
     "FixedBudget": "calipers.certificates.smoothing.stopping",
     "DecideRadii": "calipers.certificates.smoothing.stopping",
+    "FGSM": "calipers.attacks.fgsm",
+    "APGD": "calipers.attacks.apgd",
+    "WorstOf": "calipers.attacks.combine",
+    "MinimizeEps": "calipers.attacks.combine",
+    "Standard": "calipers.attacks.standard",
 }
+
+ATTACKS = {
+    "standard": "Standard",
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "apgd": "APGD",
+    "deepfool": "DeepFool",
+    "ddn": "DDN",
+    "fmn": "FMN",
+    "carlini-wagner": "CarliniWagner",
+    "square": "Square",
+    "boundary": "Boundary",
+    "hop-skip-jump": "HopSkipJump",
+    "random-search": "RandomSearch",
+    "transfer": "Transfer",
+}
+"""The attacks by the names that users write."""
 
 NOISES = {"gaussian": "Gaussian", "laplace": "Laplace", "uniform": "Uniform"}
 """The noises by the names that users write."""
 
+_NAMES_FUNCTIONS = ("BPDA", "Drawn", "EOT")
+_NOISE_DRAWS = 32
 _LONGEST = 4000
 
 
@@ -61,7 +102,7 @@ def names() -> tuple[str, ...]:
     return tuple(_PLACES)
 
 
-def build(text: str) -> object:
+def build(text: str, *, trust_code: bool = False) -> object:
     """Rebuild a method, a noise or a stopping rule from its repr.
 
     The text is parsed and never evaluated: it is a call of a name in the catalog whose arguments are
@@ -70,6 +111,7 @@ def build(text: str) -> object:
 
     Args:
         text: the repr, such as ``VoteCertifier(n0=100, n=1000)``; arguments may be left out.
+        trust_code: whether a function of the user's that it names (``module:function``) may be imported.
 
     Returns:
         The object, whose own repr is the canonical text.
@@ -81,7 +123,7 @@ def build(text: str) -> object:
         >>> build("DecideRadii((0.5, 0.25))")
         DecideRadii(radii=(0.25, 0.5))
     """
-    return _value(_parsed(text))
+    return _value(_parsed(text), trust_code=trust_code)
 
 
 def changed(text: str, fields: Mapping[str, object]) -> str:
@@ -194,6 +236,47 @@ def build_noise(text: str) -> Noise:
     return built
 
 
+def build_attack(text: str, *, trust_code: bool = False) -> Attack:
+    """Rebuild an attack from its repr; loads torch.
+
+    Args:
+        text: the repr.
+        trust_code: whether a function of the user's that it names may be imported.
+
+    Returns:
+        The attack.
+
+    Raises:
+        UsageError: if it is the repr of something else.
+    """
+    from calipers.attacks.base import Attack
+
+    built = build(text, trust_code=trust_code)
+    if not isinstance(built, Attack):
+        raise UsageError(_wrong_kind(text, "attack"))
+    return built
+
+
+def build_judge(text: str) -> Judge:
+    """Rebuild a judge from its repr; loads torch.
+
+    Args:
+        text: the repr.
+
+    Returns:
+        The judge.
+
+    Raises:
+        UsageError: if it is the repr of something else.
+    """
+    from calipers.attacks.judge import Judge
+
+    built = build(text)
+    if not isinstance(built, Judge):
+        raise UsageError(_wrong_kind(text, "judge"))
+    return built
+
+
 def build_stopping(text: str) -> StoppingRule:
     """Rebuild a stopping rule from its repr; loads no torch.
 
@@ -212,6 +295,54 @@ def build_stopping(text: str) -> StoppingRule:
     if not isinstance(built, FixedBudget | DecideRadii):
         raise UsageError(_wrong_kind(text, "stopping rule"))
     return built
+
+
+def name_attack(
+    text: str,
+    *,
+    gradient: str | None = None,
+    noise: Noise | None = None,
+    sized: bool,
+    trust_code: bool = False,
+) -> Attack:
+    """Make the attack that a user named; loads torch.
+
+    A smoothed classifier is searched through its base, by the gradient of its mean softmax score under the noise
+    (Salman et al. 2019, arXiv:1906.04584), and a search for the least size is continued along its ray.
+
+    Args:
+        text: a name, such as ``pgd`` or ``pgd(steps=100, restarts=5)``, or a repr.
+        gradient: how gradients are had, such as ``eot(30) bpda(encoder=identity)``; the attack's own if None.
+        noise: the noise of the smoothed classifier that is attacked, if it is smoothed.
+        sized: whether a size is given.
+        trust_code: whether functions of the user's may be imported.
+
+    Returns:
+        The attack.
+
+    Raises:
+        UsageError: if the name or an argument is unknown, or the attack has no gradient to be told about.
+    """
+    from dataclasses import fields, replace
+
+    from calipers.attacks.ray import Ray
+    from calipers.gradients.text import parse_gradient
+
+    name, bracket, rest = text.strip().partition("(")
+    known = ATTACKS.get(name.strip().lower(), name.strip())
+    if known not in _PLACES:
+        raise UsageError(f"attack is {text!r}: use one of {', '.join(ATTACKS)}")
+    attack = build_attack(f"{known}{bracket}{rest}" if bracket else f"{known}()", trust_code=trust_code)
+    if gradient is None and noise is not None:
+        word = {"Laplace": "laplace", "Uniform": "uniform"}.get(type(noise).__name__, "gaussian")
+        gradient = f"eot({_NOISE_DRAWS}, over={word}({noise.scale!r}), average=probabilities)"
+    if gradient is not None:
+        if "gradient" not in {each.name for each in fields(attack)}:
+            raise UsageError(f"{known} follows no gradient: leave --gradient out, or choose another attack")
+        attack = replace(attack, gradient=parse_gradient(gradient, trust_code=trust_code))  # type: ignore[call-arg]
+    if noise is not None and not sized and not isinstance(attack, Ray):
+        attack = Ray(attack)
+    return attack
 
 
 def name_noise(word: str, scale: str, *, sound: bool = False) -> Noise:
@@ -290,31 +421,37 @@ def _wrong_kind(text: str, word: str) -> str:
     return f"{_short(text)} is no {word}: known names are {', '.join(_PLACES)}"
 
 
-def _value(node: ast.expr) -> object:
+def _value(node: ast.expr, *, trust_code: bool = False) -> object:
     match node:
         case ast.Constant(value=int() | float() | str() | bool() | None as value):
             return value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -value
         case ast.Tuple(elts=elements):
-            return tuple(_value(element) for element in elements)
+            return tuple(_value(element, trust_code=trust_code) for element in elements)
         case ast.List(elts=elements):
-            return [_value(element) for element in elements]
+            return [_value(element, trust_code=trust_code) for element in elements]
         case ast.Name(id="inf"):
             return math.inf
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
-            return _call(name, args, keywords)
+        case ast.Call(func=ast.Name(id=name)):
+            return _call(name, node, trust_code=trust_code)
         case _:
             raise UsageError(f"{_short(ast.unparse(node))} may not stand in the description of a method")
 
 
-def _call(name: str, args: list[ast.expr], keywords: list[ast.keyword]) -> object:
+def _call(name: str, node: ast.Call, *, trust_code: bool) -> object:
     if name not in _PLACES:
         raise UsageError(f"{name!r} is not in the catalog: known names are {', '.join(_PLACES)}")
-    positional = [_value(argument) for argument in args]
-    named = {keyword.arg: _value(keyword.value) for keyword in keywords if keyword.arg is not None}
-    if len(named) != len(keywords):
+    positional = [_value(argument, trust_code=trust_code) for argument in node.args]
+    named = {
+        keyword.arg: _value(keyword.value, trust_code=trust_code)
+        for keyword in node.keywords
+        if keyword.arg is not None
+    }
+    if len(named) != len(node.keywords):
         raise UsageError(f"the description of {name} has ** in it, which is not allowed")
+    if name in _NAMES_FUNCTIONS:
+        _check_trust([*positional, *named.values()], trust_code=trust_code)
     make = getattr(import_module(_PLACES[name]), name)
     try:
         return make(*positional, **named)
@@ -322,6 +459,16 @@ def _call(name: str, args: list[ast.expr], keywords: list[ast.keyword]) -> objec
         raise UsageError(
             f"{name} cannot be made from its description ({problem}): another version?"
         ) from None
+
+
+def _check_trust(values: Iterable[object], *, trust_code: bool) -> None:
+    from calipers.gradients.named import trusting
+
+    for value in values:
+        if isinstance(value, str):
+            trusting(value, trust_code=trust_code)
+        elif isinstance(value, tuple | list):
+            _check_trust(value, trust_code=trust_code)
 
 
 def _short(text: str) -> str:

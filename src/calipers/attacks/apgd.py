@@ -1,0 +1,272 @@
+"""APGD: projected gradient descent with momentum whose step sizes are decided by the progress that it makes."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from calipers.attacks.base import GradientAttack
+from calipers.attacks.geometry import unblocked, within
+from calipers.attacks.starts import random_starts
+from calipers.attacks.tracker import Strongest, lead
+from calipers.attacks.view import View
+from calipers.errors import UsageError
+from calipers.gradients.estimator import goal_of_rows
+from calipers.randomness import Draws
+from calipers.threat.norms import size, steepest
+from calipers.threat.objectives import OBJECTIVES
+from calipers.threat.threat_model import Goal, Norm, Targeted, ThreatModel
+
+__all__ = ["APGD"]
+
+_MOMENTUM = 0.75
+_RISES = 0.75
+_SPARSER = 1.5
+_SETTLED = 0.95
+_LEAST_STEP = 0.1
+
+
+@final
+@dataclass(frozen=True)
+class APGD(GradientAttack):
+    r"""Ascends the objective with momentum, and halves the step of each input when it stops paying.
+
+    In linf and l2, with :math:`z = \Pi(x_k + \eta\, s(\nabla L))` and :math:`a = 3/4`,
+
+    .. math:: x_{k+1} = \Pi(x_k + a (z - x_k) + (1 - a)(x_k - x_{k-1})) .
+
+    The step size :math:`\eta` begins at 2 eps. At each checkpoint it is halved, and the search goes back to the best
+    point, where fewer than 3/4 of the steps raised the objective, or neither step size nor best value has changed since
+    the last one.
+
+    In l1 a step moves the coordinates of the largest gradients, equally far and by eps in all: two thirds as many as
+    the best point has changed, a fifth of all at first. The step size is divided by 1.5, down to eps / 10, when that
+    number settles, and begins again at eps, at the best point, when it falls. There is no momentum.
+
+    With ``targets`` the search runs for each of the most likely other classes in turn, with the targeted objective; to
+    reach any class other than the label is a success. Inputs whose goal is reached leave the search.
+
+    References: Croce and Hein 2020, arXiv:2003.01690, Algorithm 1; in l1 Croce and Hein 2021, arXiv:2103.01208,
+    section 3.
+
+    Differs from the papers: the random start is uniform in the ball; in l1 there are no phases of larger balls. An
+    input leaves the search as soon as it has fallen, and the candidate is the point of the largest margin, which is
+    not always that of the largest objective.
+
+    Args:
+        steps: gradients taken at each restart and for each class.
+        restarts: how often the search begins.
+        loss: the objective: cross_entropy, margin or dlr. dlr needs 3 classes, and 4 where it is targeted.
+        targets: for how many of the most likely other classes the search runs; 0 for the untargeted objective. Without
+            effect where the goal names the class.
+        random_start: whether a search begins at a random point of the ball, or at the clean input.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
+    sized: ClassVar[bool] = True
+    revision: ClassVar[int] = 1
+
+    steps: int = 100
+    restarts: int = 1
+    loss: Literal["cross_entropy", "margin", "dlr"] = "cross_entropy"
+    targets: int = 0
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise UsageError(f"steps is {self.steps} and restarts {self.restarts}: give at least 1 of each")
+        if self.targets < 0:
+            raise UsageError(f"targets is {self.targets}: give a number of classes, or 0")
+        if self.loss not in OBJECTIVES:
+            raise UsageError(f"loss is {self.loss!r}: use {', '.join(OBJECTIVES)}")
+
+    def _search(
+        self,
+        view: View,
+        x: Float[Tensor, "batch *dims"],
+        y: Int[Tensor, " batch"],
+        threat: ThreatModel,
+        draws: Draws,
+    ) -> Float[Tensor, "batch *dims"]:
+        best = Strongest(x, keep=view.stochastic, last=view.stochastic)
+        for turn, aim in enumerate(self._aims(view, x, y, threat.goal, draws)):
+            for restart in range(self.restarts):
+                rows, fresh = best.standing(), draws.fold(turn).fold(restart)
+                if len(rows):
+                    start = random_starts(x, rows, threat, fresh) if self.random_start else x[rows]
+                    self._ascend(view, x, y, threat, aim, fresh, rows, start.clamp(*view.bounds), best)
+        return best.point
+
+    def _aims(self, view: View, x: Tensor, y: Tensor, goal: Goal, draws: Draws) -> Iterator[Goal]:
+        """Give the goals of the objective, one after the other."""
+        if isinstance(goal, Targeted) or not self.targets:
+            yield goal
+            return
+        scores = view.logits(x, draws.fold(self.steps))[:, : view.num_classes]
+        likely = scores.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        for turn in range(min(self.targets, view.num_classes - 1)):
+            yield Targeted(tuple(likely[:, turn].tolist()), abstain=goal.abstain)
+
+    def _ascend(
+        self,
+        view: View,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        aim: Goal,
+        draws: Draws,
+        rows: Tensor,
+        start: Tensor,
+        best: Strongest,
+    ) -> None:
+        eps, sparse = threat.eps or 0.0, threat.norm is Norm.L1
+        state = _State.begin(start, eps if sparse else 2 * eps)
+        checkpoints = _every(self.steps) if sparse else _checkpoints(self.steps)
+        for step in range(self.steps + 1):
+            numbers = rows.tolist()
+            part, streams = view.of(rows), draws.of(numbers).fold(step)
+            goal = goal_of_rows(threat.goal, numbers)
+            if step == self.steps:
+                logits = part.logits(state.point, streams)
+                best.offer(rows, state.point, lead(logits, y[rows], goal, num_classes=view.num_classes))
+                return
+            found = part.estimate(
+                OBJECTIVES[self.loss], state.point, y[rows], goal_of_rows(aim, numbers), streams
+            )
+            best.offer(rows, state.point, lead(found.logits, y[rows], goal, num_classes=view.num_classes))
+            state.see(found.value, found.gradient)
+            left = best.still(rows)
+            if not bool(left.all()):
+                if not bool(left.any()):
+                    return
+                rows = rows[left]
+                state = state.of(left)
+            if step in checkpoints and step:
+                if sparse:
+                    state.settle_sparse(x[rows], eps)
+                else:
+                    state.halve(checkpoints[step])
+            state.move(x[rows], threat.norm, eps, view.bounds, first=step == 0)
+
+
+@dataclass(eq=False)
+class _State:
+    """One run for each input: where it is, where it was, what was best, and how far a step goes."""
+
+    point: Tensor
+    previous: Tensor
+    gradient: Tensor
+    value: Tensor
+    best_point: Tensor
+    best_gradient: Tensor
+    best_value: Tensor
+    step_size: Tensor
+    rises: Tensor
+    halved: Tensor
+    best_before: Tensor
+    changed: Tensor
+    share: Tensor
+
+    @staticmethod
+    def begin(point: Tensor, step_size: float) -> "_State":
+        each = torch.zeros(len(point), device=point.device)
+        never, none = torch.full_like(each, -torch.inf), torch.zeros_like(point)
+        return _State(
+            point=point,
+            previous=point,
+            gradient=none,
+            value=never,
+            best_point=point,
+            best_gradient=none,
+            best_value=never,
+            step_size=torch.full_like(each, step_size),
+            rises=each,
+            halved=torch.ones_like(each, dtype=torch.bool),
+            best_before=never,
+            changed=torch.full_like(each, float(point[0].numel()) if len(point) else 0.0),
+            share=torch.full_like(each, 0.2),
+        )
+
+    def of(self, left: Tensor) -> "_State":
+        return replace(self, **{name: held[left] for name, held in vars(self).items()})
+
+    def see(self, value: Tensor, gradient: Tensor) -> None:
+        value = torch.nan_to_num(value.to(self.value.dtype), nan=-torch.inf)
+        self.rises = self.rises + (value > self.value)
+        better = value > self.best_value
+        wide = _wide(better, self.point)
+        self.best_point = torch.where(wide, self.point, self.best_point)
+        self.best_gradient = torch.where(wide, gradient, self.best_gradient)
+        self.best_value = torch.where(better, value, self.best_value)
+        self.value, self.gradient = value, gradient
+
+    def halve(self, span: int) -> None:
+        """Conditions 1 and 2 of section 3.2: halve where the last steps paid too seldom, or nothing changed."""
+        seldom = self.rises < _RISES * span
+        idle = ~self.halved & (self.best_value == self.best_before)
+        self._return_to_best(seldom | idle)
+        self.step_size = torch.where(seldom | idle, self.step_size / 2, self.step_size)
+        self.halved, self.best_before = seldom | idle, self.best_value
+        self.rises = torch.zeros_like(self.rises)
+
+    def settle_sparse(self, x: Tensor, eps: float) -> None:
+        """In l1: fewer coordinates and a whole step where the perturbation has become sparser, else a smaller step."""
+        changed = size(self.best_point - x, Norm.L0).to(self.changed)
+        sparser = changed < _SETTLED * self.changed
+        self._return_to_best(sparser)
+        smaller = (self.step_size / _SPARSER).clamp_min(_LEAST_STEP * eps)
+        self.step_size = torch.where(sparser, eps, smaller)
+        self.share, self.changed = changed / x[0].numel() / _SPARSER, changed
+
+    def move(self, x: Tensor, norm: Norm, eps: float, bounds: tuple[float, float], *, first: bool) -> None:
+        size_ = self.step_size.view(-1, *[1] * (x.ndim - 1))
+        if norm is Norm.L1:
+            direction = _sparse_step(unblocked(self.gradient, self.point, bounds), self.share)
+            moved = within(self.point + size_ * direction, x, norm, eps, bounds)
+        else:
+            gradient = self.gradient if norm is Norm.LINF else unblocked(self.gradient, self.point, bounds)
+            moved = within(self.point + size_ * steepest(gradient, norm), x, norm, eps, bounds)
+            if not first:
+                drift = _MOMENTUM * (moved - self.point) + (1 - _MOMENTUM) * (self.point - self.previous)
+                moved = within(self.point + drift, x, norm, eps, bounds)
+        self.previous, self.point = self.point, moved
+
+    def _return_to_best(self, back: Tensor) -> None:
+        wide = _wide(back, self.point)
+        self.point = torch.where(wide, self.best_point, self.point)
+        self.gradient = torch.where(wide, self.best_gradient, self.gradient)
+        self.value = torch.where(back, self.best_value, self.value)
+
+
+def _wide(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (like.ndim - 1))
+
+
+def _checkpoints(steps: int) -> dict[int, int]:
+    """List the steps at which step sizes are decided, and how many went before: section 3.2 of the paper of 2020."""
+    shares, found = [0.0, 0.22], {}
+    while shares[-1] < 1:
+        here, before = (math.ceil(round(share * steps, 9)) for share in (shares[-1], shares[-2]))
+        if here > before:
+            found[here] = here - before
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    return found
+
+
+def _every(steps: int) -> dict[int, int]:
+    """List the steps at which the sparsity of an l1 search is decided: each 25th part."""
+    span = max(steps // 25, 1)
+    return dict.fromkeys(range(span, steps, span), span)
+
+
+def _sparse_step(gradient: Tensor, share: Tensor) -> Tensor:
+    """Step of l1 size 1 along the signs of the largest shares of a gradient, at least one coordinate."""
+    flat = gradient.abs().flatten(1)
+    count = (share * flat.shape[1]).long().clamp(1, flat.shape[1])
+    least = flat.sort(1, descending=True).values.gather(1, (count - 1)[:, None])
+    signs = torch.where((flat >= least) & (flat > 0), gradient.flatten(1).sign(), 0.0)
+    return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
