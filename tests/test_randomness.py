@@ -124,6 +124,22 @@ def test_a_batch_of_draws_is_one_stream_an_input() -> None:
     assert draws[1] == Stream(4, Role.JUDGE, 3)
 
 
+def test_folded_draws_are_of_the_same_inputs_and_share_nothing() -> None:
+    draws = Draws(4, Role.SEARCH, (7, 3))
+    made = [
+        draws,
+        *(draws.fold(number) for number in (-1, 0, 1, 2, 11)),
+        draws.fold(1).fold(1),
+        draws.fold(1).fold(0),
+    ]
+    made += [Draws(5, Role.SEARCH, (7, 3)).fold(1), Draws(4, Role.JUDGE, (7, 3)).fold(1)]
+    assert all(folded.indices == (7, 3) for folded in made)
+    firsts = {tuple(_whole(folded[row], 0)) for folded in made for row in range(2)}
+    assert len(firsts) == 2 * len(made)
+    assert draws.fold(2) == draws.fold(2)
+    assert all(check_seed(folded.seed) == folded.seed for folded in made)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
     with pytest.raises(UsageError, match=f"seed is {seed}"):

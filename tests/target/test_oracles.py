@@ -48,6 +48,16 @@ def test_backwards_are_counted_when_they_are_made() -> None:
     assert x.grad is not None and bool(x.grad.any())
 
 
+def test_a_view_of_gradients_may_name_the_network_and_others_may_not() -> None:
+    target = _target()
+    assert Oracle(target, Access.GRADIENTS).module is target.module
+    for access in (Access.SCORES, Access.DECISIONS):
+        with pytest.raises(GradientsUnavailable, match="and not the network"):
+            _ = Oracle(target, access).module
+    noisy = Target(nn.Linear(4, 3).eval(), num_classes=3, input_shape=(4,), stochastic=True)
+    assert [Oracle(each, Access.SCORES).stochastic for each in (target, noisy)] == [False, True]
+
+
 def test_a_view_of_scores_gives_no_gradient() -> None:
     oracle = Oracle(_target(), Access.SCORES)
     assert not oracle.logits(X.clone().requires_grad_()).requires_grad
