@@ -22,7 +22,8 @@ import torch
 
 from calipers.sources.array_files import read_idx
 from calipers.training.accuracy import accuracy
-from calipers.training.noise import NoiseTraining, TrainingProgress, train
+from calipers.training.loop import TrainingProgress
+from calipers.training.noise import NoiseTraining, train
 from calipers.training.weights import save_weights
 
 Split = tuple[torch.Tensor, torch.Tensor]

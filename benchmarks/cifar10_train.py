@@ -28,7 +28,8 @@ import torch
 from PIL import Image
 
 from calipers.training.accuracy import accuracy
-from calipers.training.noise import NoiseTraining, TrainedModel, TrainingProgress, train
+from calipers.training.loop import TrainedModel, TrainingProgress
+from calipers.training.noise import NoiseTraining, train
 from calipers.training.weights import save_weights
 
 Split = tuple[torch.Tensor, torch.Tensor]

@@ -1,4 +1,4 @@
-"""The loss of noise training against its definition, written naively."""
+"""The losses against their definitions, written naively."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from calipers.training.losses import noise_loss
+from calipers.training.losses import margin_loss, noise_loss
 
 
 def _logits(draws: int) -> torch.Tensor:
@@ -51,3 +51,12 @@ def test_a_certain_prediction_gives_a_finite_loss_and_gradient() -> None:
     assert math.isfinite(loss.item())
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+def test_the_loss_lowers_the_true_logit_by_what_the_margin_is_worth() -> None:
+    logits = torch.tensor([[2.0, 1.0, -1.0], [0.0, 0.5, 3.0]])
+    labels = torch.tensor([0, 1])
+    lowered = logits.double() - torch.tensor([[math.sqrt(2) * 0.3, 0, 0], [0, math.sqrt(2) * 0.3, 0]])
+    powers = (4 * lowered).exp()
+    expected = -(powers[[0, 1], labels] / powers.sum(1)).log().mean()
+    assert margin_loss(logits, labels, margin=0.3, temperature=4.0).item() == pytest.approx(expected.item())

@@ -10,7 +10,8 @@ import torch
 from calipers.errors import InvalidInput, UsageError
 from calipers.training.accuracy import accuracy
 from calipers.training.batches import Batch
-from calipers.training.noise import NoiseTraining, TrainedModel, TrainingProgress, _Trainer, train
+from calipers.training.loop import TrainedModel, TrainingProgress
+from calipers.training.noise import NoiseTraining, _Trainer, train
 
 RECIPE = NoiseTraining(arch="cnn28", sigma=0.2, epochs=3, batch_size=20, learning_rate=0.02, seed=5)
 

@@ -2,24 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calipers.cli import options
-from calipers.cli.console import speaking
+from calipers.cli.console import Say, speaking
 from calipers.cli.measured_run import pick_device, this_command
 from calipers.cli.progress import progress
 from calipers.errors import UsageError
 
-__all__ = ["app", "noise"]
+if TYPE_CHECKING:
+    from calipers.runs.training import Trained, TrainingStep
+
+    _OnStep = Callable[[TrainingStep], None]
+    _OnNote = Callable[[str], None]
+
+__all__ = ["app", "lipschitz", "noise"]
 
 app = typer.Typer(no_args_is_help=True, help="Train a network by a recipe.")
 
 _RECIPE = "The recipe"
 _HOW = "How it is run"
 _USUAL = {"adamw": (2e-3, 1e-2), "sgd": (0.1, 1e-4)}
+
+
+_Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="File of the weights, .safetensors; never overwritten."
+    ),
+]
+_Epochs = Annotated[
+    int, typer.Option("--epochs", metavar="K", help="Passes over the data.", rich_help_panel=_RECIPE)
+]
+_BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="ROWS", help="Images a step.", rich_help_panel=_RECIPE)
+]
+_Warmup = Annotated[
+    float,
+    typer.Option(
+        "--warmup", metavar="EPOCHS", help="Epochs in which the rate rises.", rich_help_panel=_RECIPE
+    ),
+]
+_Augment = Annotated[
+    str,
+    typer.Option(
+        "--augment", metavar="none|flip-crop", help="What is done to each image.", rich_help_panel=_RECIPE
+    ),
+]
+_Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="fp32|bf16",
+        help="Number format of the products; the weights stay fp32.",
+        rich_help_panel=_RECIPE,
+    ),
+]
+_Test = Annotated[
+    str | None,
+    typer.Option(
+        "--test",
+        metavar="DATA",
+        help="Measure the accuracy on these at the end, without noise and with that of the recipe.",
+        rich_help_panel=_HOW,
+    ),
+]
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="State after each epoch, from which the same command goes on; beside the weights if left out.",
+        rich_help_panel=_HOW,
+    ),
+]
 
 
 @app.callback()
@@ -30,12 +90,7 @@ def recipes() -> None:
 @app.command("noise")
 def noise(
     data: options.Data,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="File of the weights, .safetensors; never overwritten."
-        ),
-    ],
+    output: _Output,
     sigma: Annotated[
         str,
         typer.Option(
@@ -54,12 +109,8 @@ def noise(
             rich_help_panel=_RECIPE,
         ),
     ] = "cnn28",
-    epochs: Annotated[
-        int, typer.Option("--epochs", metavar="K", help="Passes over the data.", rich_help_panel=_RECIPE)
-    ] = 12,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="ROWS", help="Images a step.", rich_help_panel=_RECIPE)
-    ] = 128,
+    epochs: _Epochs = 12,
+    batch_size: _BatchSize = 128,
     optimizer: Annotated[
         str,
         typer.Option("--optimizer", metavar="adamw|sgd", help="The optimizer.", rich_help_panel=_RECIPE),
@@ -95,18 +146,8 @@ def noise(
             rich_help_panel=_RECIPE,
         ),
     ] = "cosine",
-    warmup: Annotated[
-        float,
-        typer.Option(
-            "--warmup", metavar="EPOCHS", help="Epochs in which the rate rises.", rich_help_panel=_RECIPE
-        ),
-    ] = 0.0,
-    augment: Annotated[
-        str,
-        typer.Option(
-            "--augment", metavar="none|flip-crop", help="What is done to each image.", rich_help_panel=_RECIPE
-        ),
-    ] = "none",
+    warmup: _Warmup = 0.0,
+    augment: _Augment = "none",
     consistency: Annotated[
         float,
         typer.Option(
@@ -134,34 +175,10 @@ def noise(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision",
-            metavar="fp32|bf16",
-            help="Number format of the products; the weights stay fp32.",
-            rich_help_panel=_RECIPE,
-        ),
-    ] = "fp32",
+    precision: _Precision = "fp32",
     seed: options.Seed = 0,
-    test: Annotated[
-        str | None,
-        typer.Option(
-            "--test",
-            metavar="DATA",
-            help="Measure the accuracy on these at the end, without noise and with it.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FILE",
-            help="State after each epoch, from which the same command goes on; beside the weights if left out.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
+    test: _Test = None,
+    checkpoint: _Checkpoint = None,
     device: options.Device = "auto",
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the network.", rich_help_panel=_HOW)
@@ -178,7 +195,7 @@ def noise(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.catalog import read_size
-        from calipers.runs.training import TrainingStep, train_noise
+        from calipers.runs.training import train_noise
 
         scale = read_size(sigma)
         rate, decay = _usual(optimizer)
@@ -200,22 +217,9 @@ def noise(
             "precision": precision,
             "seed": seed,
         }
-        say.on_interrupt = [
-            f"stopped within an epoch, which is lost; to go on after the one before:  {this_command()}"
-        ]
-        with progress(say, f"train {arch}") as advance:
 
-            def tell(at: TrainingStep) -> None:
-                advance(at.step / at.steps, f"epoch {min(at.epoch + 1, at.epochs)}/{at.epochs}")
-                if at.loss is not None:
-                    say.note(
-                        f"  epoch {at.epoch}/{at.epochs}: loss {at.loss:.4f}, accuracy under noise {at.accuracy:.4f}"
-                    )
-                    say.on_interrupt = [
-                        f"stopped: {at.epoch} of {at.epochs} epochs are in the checkpoint; to go on:  {this_command()}"
-                    ]
-
-            trained = train_noise(
+        def begin(on_step: _OnStep, on_note: _OnNote) -> Trained:
+            return train_noise(
                 fields,
                 data=data,
                 output=output,
@@ -224,25 +228,137 @@ def noise(
                 device=pick_device(device),
                 compile_mode="default" if compile_ else None,
                 trust_code=trust_code,
-                on_step=tell,
-                on_note=lambda text: say.note(f"  {text}"),
+                on_step=on_step,
+                on_note=on_note,
             )
-        reference = f"file:{trained.path}"
-        measured = [f"  accuracy {value:.4f} on {what}" for what, value in trained.accuracy.items()]
+
         asked = sigma if scale > 0 else "0.25"
-        say.answer(
-            {
-                "weights": str(trained.path),
-                "model": reference,
-                "arch": trained.arch,
-                "recipe": trained.recipe,
-                "images": trained.images,
-                "accuracy": trained.accuracy,
-            },
-            f"the weights are in {trained.path}",
-            *measured,
-            f"next:  calipers certify {reference} DATA --sigma {asked}",
-        )
+        _run(say, begin, arch=arch, judged="accuracy under noise", certify=f"--sigma {asked}")
+
+
+@app.command("lipschitz")
+def lipschitz(
+    data: options.Data,
+    output: _Output,
+    arch: Annotated[
+        str,
+        typer.Option(
+            "--arch",
+            metavar="NAME",
+            help="lipconv28 or lipmlp28 (1x28x28), lipconv32 (3x32x32).",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = "lipconv28",
+    margin: Annotated[
+        str,
+        typer.Option(
+            "--margin",
+            metavar="SIZE",
+            help="The l2 radius that the loss asks for, in units of [0, 1], such as 0.5 or 108/255.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = "0.5",
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature",
+            metavar="NUMBER",
+            help="Factor of the logits in the loss; a smaller one asks for more than --margin.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = 8.0,
+    epochs: _Epochs = 12,
+    batch_size: _BatchSize = 256,
+    learning_rate: Annotated[
+        float,
+        typer.Option(
+            "--learning-rate", metavar="NUMBER", help="Largest rate of Adam.", rich_help_panel=_RECIPE
+        ),
+    ] = 5e-3,
+    warmup: _Warmup = 0.5,
+    augment: _Augment = "none",
+    precision: _Precision = "fp32",
+    seed: options.Seed = 0,
+    test: _Test = None,
+    checkpoint: _Checkpoint = None,
+    device: options.Device = "auto",
+    trust_code: options.TrustCode = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a network whose layers stretch nothing, so that its Lipschitz constant certifies it.
+
+    Layers with weights stay orthogonal while they train, and the loss asks for a margin (Prach and Lampert 2022). The
+    file has plain weights; their constant is proved when they are certified, not trusted from here. Ctrl-C loses the
+    epoch that is running; the same command goes on.
+    """
+    with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
+        from calipers.runs.catalog import read_size
+        from calipers.runs.training import train_lipschitz
+
+        fields = {
+            "arch": arch,
+            "epochs": epochs,
+            "margin": read_size(margin),
+            "temperature": temperature,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "warmup_epochs": warmup,
+            "augment": augment,
+            "precision": precision,
+            "seed": seed,
+        }
+
+        def begin(on_step: _OnStep, on_note: _OnNote) -> Trained:
+            return train_lipschitz(
+                fields,
+                data=data,
+                output=output,
+                test=test,
+                checkpoint=checkpoint,
+                device=pick_device(device),
+                trust_code=trust_code,
+                on_step=on_step,
+                on_note=on_note,
+            )
+
+        _run(say, begin, arch=arch, judged="accuracy", certify="--lipschitz")
+
+
+def _run(
+    say: Say, begin: Callable[[_OnStep, _OnNote], Trained], *, arch: str, judged: str, certify: str
+) -> None:
+    # Train with progress, then say what was measured and how to go on.
+    say.on_interrupt = [
+        f"stopped within an epoch, which is lost; to go on after the one before:  {this_command()}"
+    ]
+    with progress(say, f"train {arch}") as advance:
+
+        def tell(at: TrainingStep) -> None:
+            advance(at.step / at.steps, f"epoch {min(at.epoch + 1, at.epochs)}/{at.epochs}")
+            if at.loss is not None:
+                say.note(f"  epoch {at.epoch}/{at.epochs}: loss {at.loss:.4f}, {judged} {at.accuracy:.4f}")
+                say.on_interrupt = [
+                    f"stopped: {at.epoch} of {at.epochs} epochs are in the checkpoint; to go on:  {this_command()}"
+                ]
+
+        trained = begin(tell, lambda text: say.note(f"  {text}"))
+    reference = f"file:{trained.path}"
+    measured = [f"  accuracy {value:.4f} on {what}" for what, value in trained.accuracy.items()]
+    say.answer(
+        {
+            "weights": str(trained.path),
+            "model": reference,
+            "arch": trained.arch,
+            "recipe": trained.recipe,
+            "images": trained.images,
+            "accuracy": trained.accuracy,
+        },
+        f"the weights are in {trained.path}",
+        *measured,
+        f"next:  calipers certify {reference} DATA {certify}",
+    )
 
 
 def _usual(optimizer: str) -> tuple[float, float]:

@@ -16,9 +16,11 @@ from calipers.sources.inputs import NO_LABEL, Dataset
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calipers.training.noise import TrainingProgress
+    from calipers.training.loop import Recipe, TrainedModel, TrainingProgress
 
-__all__ = ["Trained", "TrainingStep", "train_noise"]
+    _Tell = Callable[[TrainingProgress], None]
+
+__all__ = ["Trained", "TrainingStep", "train_lipschitz", "train_noise"]
 
 
 @final
@@ -32,7 +34,7 @@ class TrainingStep:
         epoch: epochs done in all.
         epochs: epochs there will be.
         loss: mean loss of the epoch that this step ended, in nats; None within an epoch.
-        accuracy: share of its noisy training images that were classified rightly; None likewise.
+        accuracy: share of its training images, noisy if the recipe is, that were classified rightly; None likewise.
     """
 
     step: int
@@ -97,15 +99,113 @@ def train_noise(
 
     Returns:
         The file, and what was measured.
-
-    Raises:
-        StoreNotWritable: if the output is there already.
     """
-    from calipers.training.accuracy import accuracy
     from calipers.training.noise import NoiseTraining, train
-    from calipers.training.weights import save_weights
 
     recipe = NoiseTraining(**fields)  # type: ignore[arg-type]  # checked there
+
+    def run(images: Tensor, labels: Tensor, classes: int, state: Path, tell: _Tell) -> TrainedModel:
+        return train(
+            recipe,
+            images,
+            labels,
+            num_classes=classes,
+            device=device,
+            compile_mode=compile_mode,
+            checkpoint=state,
+            progress=tell,
+        )
+
+    return _train(
+        recipe,
+        run,
+        sigmas=(0.0, recipe.sigma),
+        data=data,
+        output=output,
+        test=test,
+        num_classes=num_classes,
+        checkpoint=checkpoint,
+        trust_code=trust_code,
+        on_step=on_step,
+        on_note=on_note,
+    )
+
+
+def train_lipschitz(
+    fields: Mapping[str, object],
+    *,
+    data: str,
+    output: Path,
+    test: str | None = None,
+    num_classes: int | None = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    trust_code: bool = False,
+    on_step: Callable[[TrainingStep], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Trained:
+    """Train a network whose layers stretch nothing and write its plain weights.
+
+    After each epoch the state is written to the checkpoint, from which the same call goes on; it is removed
+    when the weights are written.
+
+    Args:
+        fields: the fields of the recipe, by name.
+        data: the reference of the training data.
+        output: the file of the weights, safetensors; one that is there is left alone.
+        test: the reference of data on which the accuracy is measured at the end.
+        num_classes: the number of classes; that of the data if None.
+        checkpoint: the file of the state; beside the output if None.
+        device: where to train.
+        trust_code: whether code of the user's may be run (``python:`` references).
+        on_step: told after every step.
+        on_note: told in words what is trained on.
+
+    Returns:
+        The file, and what was measured.
+    """
+    from calipers.training.lipschitz import LipschitzTraining, train
+
+    recipe = LipschitzTraining(**fields)  # type: ignore[arg-type]  # checked there
+
+    def run(images: Tensor, labels: Tensor, classes: int, state: Path, tell: _Tell) -> TrainedModel:
+        return train(
+            recipe, images, labels, num_classes=classes, device=device, checkpoint=state, progress=tell
+        )
+
+    return _train(
+        recipe,
+        run,
+        sigmas=(0.0,),
+        data=data,
+        output=output,
+        test=test,
+        num_classes=num_classes,
+        checkpoint=checkpoint,
+        trust_code=trust_code,
+        on_step=on_step,
+        on_note=on_note,
+    )
+
+
+def _train(
+    recipe: Recipe,
+    run: Callable[[Tensor, Tensor, int, Path, _Tell], TrainedModel],
+    *,
+    sigmas: tuple[float, ...],
+    data: str,
+    output: Path,
+    test: str | None,
+    num_classes: int | None,
+    checkpoint: Path | None,
+    trust_code: bool,
+    on_step: Callable[[TrainingStep], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> Trained:
+    # Read the data, run the recipe, measure the network at each level of noise, and write it
+    from calipers.training.accuracy import accuracy
+    from calipers.training.weights import save_weights
+
     if output.exists():
         raise StoreNotWritable(f"{output} is there already: name another file with -o, or remove it")
     state = checkpoint or output.with_name(output.name + ".checkpoint")
@@ -122,20 +222,11 @@ def train_noise(
             loss, share = (None, None) if report is None else (report.loss, report.accuracy)
             on_step(TrainingStep(at.step, at.steps, epoch, recipe.epochs, loss, share))
 
-    model = train(
-        recipe,
-        images,
-        labels,
-        num_classes=classes,
-        device=device,
-        compile_mode=compile_mode,
-        checkpoint=state,
-        progress=tell,
-    )
+    model = run(images, labels, classes, state, tell)
     measured: dict[str, float] = {}
     if tested is not None:
         net = model.network()
-        for sigma in sorted({0.0, recipe.sigma}):
+        for sigma in sorted(set(sigmas)):
             noise = f"noise sigma {sigma:g}" if sigma else "clean"
             measured[f"{len(tested[1])} test images, {noise}"] = accuracy(
                 net, tested[0], tested[1], mean=model.mean, std=model.std, sigma=sigma, seed=recipe.seed

@@ -121,6 +121,80 @@ def _stage(in_channels: int, out_channels: int, blocks: int, *, stride: int) -> 
     return nn.Sequential(first, *(ResidualBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
 
 
+@final
+class GroupSort(nn.Module):
+    """Sort the channels within groups, in increasing order: an activation that only moves values.
+
+    With C channels in groups of g, group i has the channels i, i + C/g, i + 2 C/g and so on, so that a group of
+    two takes one channel from each half. What comes out for one input is a permutation of what went in, and
+    the module is 1-Lipschitz in every norm.
+
+    In training mode a group of two is sorted by differences, whose derivative is cheaper; what it gives then may
+    differ from a permutation by a rounding.
+
+    Args:
+        group_size: channels in a group, 2 or more; it must divide the number of channels.
+
+    Reference: Anil, Lucas and Grosse 2019, arXiv:1811.05381, section 4 (with groups of two: MaxMin).
+    """
+
+    def __init__(self, group_size: int = 2) -> None:
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sorted channels.
+
+        Args:
+            x: Features, of shape (batch, channels, ...).
+
+        Returns:
+            Of the same shape.
+        """
+        if self.group_size != 2:
+            grouped = x.reshape(x.shape[0], self.group_size, -1, *x.shape[2:])
+            return grouped.sort(dim=1).values.flatten(1, 2)
+        first, second = x.chunk(2, dim=1)
+        if self.training:
+            excess = functional.relu(first - second)
+            return torch.cat((first - excess, second + excess), dim=1)
+        return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
+
+
+def _lipschitz_mlp(num_classes: int) -> nn.Module:
+    # 784-512-512-256: dense layers that can be orthogonal, with GroupSort between
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(784, 512), GroupSort(), nn.Linear(512, 512), GroupSort()),
+        *(nn.Linear(512, 256), GroupSort(), nn.Linear(256, num_classes)),
+    )
+
+
+def _lipschitz_cnn(num_classes: int) -> nn.Module:
+    # Convolutions over patches of 2 x 2 that do not overlap, so that orthogonal kernels are orthogonal maps
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 2, stride=2), GroupSort(), nn.Conv2d(16, 64, 2, stride=2), GroupSort()),
+        nn.Flatten(),
+        *(
+            nn.Linear(64 * 7 * 7, 256),
+            GroupSort(),
+            nn.Linear(256, 256),
+            GroupSort(),
+            nn.Linear(256, num_classes),
+        ),
+    )
+
+
+def _lipschitz_cnn32(num_classes: int) -> nn.Module:
+    # The same for images of three channels, with one 3 x 3 convolution between the patches
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 2, stride=2), GroupSort(), nn.Conv2d(32, 64, 2, stride=2), GroupSort()),
+        *(nn.Conv2d(64, 64, 3, padding=1), GroupSort()),
+        nn.Flatten(),
+        *(nn.Linear(64 * 8 * 8, 256), GroupSort(), nn.Linear(256, num_classes)),
+    )
+
+
 class _Architecture(NamedTuple):
     make: Callable[[int], nn.Module]
     input_shape: tuple[int, int, int]
@@ -128,6 +202,9 @@ class _Architecture(NamedTuple):
 
 _ARCHITECTURES: Final[dict[str, _Architecture]] = {
     "cnn28": _Architecture(SmallConvNet, (1, 28, 28)),
+    "lipmlp28": _Architecture(_lipschitz_mlp, (1, 28, 28)),
+    "lipconv28": _Architecture(_lipschitz_cnn, (1, 28, 28)),
+    "lipconv32": _Architecture(_lipschitz_cnn32, (3, 32, 32)),
     "resnet20": _Architecture(lambda num_classes: CifarResNet(num_classes, blocks=3), (3, 32, 32)),
     "resnet32": _Architecture(lambda num_classes: CifarResNet(num_classes, blocks=5), (3, 32, 32)),
     "resnet44": _Architecture(lambda num_classes: CifarResNet(num_classes, blocks=7), (3, 32, 32)),

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from calipers.errors import InvalidInput
 from calipers.randomness import Role, Stream
+from calipers.sources.architectures import input_shape
 
-__all__ = ["Augment", "Batch", "TrainingData"]
+__all__ = ["Augment", "Batch", "TrainingData", "check_images"]
 
 Augment = Literal["none", "flip-crop"]
 """What is done to a training image before noise: nothing, or a random shift and half the time a mirroring."""
@@ -102,3 +104,38 @@ class TrainingData:
         columns = torch.arange(self.width, device=self.device)
         columns = shifts[1] + torch.where(mirrored, columns.flip(0), columns)
         return self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def check_images(arch: str, images: Tensor, labels: Tensor, *, num_classes: int) -> None:
+    """Refuse data that an architecture cannot be trained on.
+
+    Args:
+        arch: name of the architecture.
+        images: of shape (n, channels, height, width), uint8 in 0 to 255 or float32 in [0, 1].
+        labels: whole numbers from 0 to num_classes - 1, of shape (n,).
+        num_classes: number of classes.
+
+    Raises:
+        InvalidInput: a shape, a type or a value is none of these.
+    """
+    shape = input_shape(arch)
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        raise InvalidInput(
+            f"{arch} is trained on images of shape (n, {', '.join(map(str, shape))}), not on "
+            f"{tuple(images.shape)}"
+        )
+    if images.dtype not in {torch.uint8, torch.float32}:
+        raise InvalidInput(f"images are {images.dtype}: give uint8, or float32 in [0, 1]")
+    if images.dtype == torch.float32 and not bool(((images >= 0) & (images <= 1)).all()):
+        raise InvalidInput("images in float32 must lie in [0, 1] and hold no NaN: divide bytes by 255")
+    if labels.shape != images.shape[:1] or len(labels) == 0:
+        raise InvalidInput(
+            f"{len(images)} images have labels of shape {tuple(labels.shape)}: give one a image"
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InvalidInput(f"labels are {labels.dtype}: give whole numbers")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InvalidInput(
+            f"labels go from {low} to {high}: with {num_classes} classes, 0 to {num_classes - 1}"
+        )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from calipers.errors import InvalidInput, UsageError
+from calipers.errors import UsageError
 from calipers.randomness import check_seed
 from calipers.sources.architectures import build, input_shape
-from calipers.training.batches import Augment, Batch, TrainingData
-from calipers.training.checkpoints import data_digest, read_checkpoint, write_checkpoint
+from calipers.training.batches import Augment, Batch
+from calipers.training.loop import Learner, TrainedModel, TrainingProgress, Verdict, cosine_rate, fit
 from calipers.training.losses import noise_loss
+from calipers.training.normalization import Normalization
 
-__all__ = ["EpochReport", "NoiseTraining", "TrainedModel", "TrainingProgress", "train"]
+__all__ = ["NoiseTraining", "train"]
 
 
 @final
@@ -92,8 +92,15 @@ class NoiseTraining:
             return self.learning_rate * (step + 1) / warmup
         if self.schedule == "step":
             return self.learning_rate * 0.1 ** (3 * (step // steps_per_epoch) // self.epochs)
-        done = (step - warmup) / (self.epochs * steps_per_epoch - warmup)
-        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        return cosine_rate(step, peak=self.learning_rate, warmup=warmup, steps=self.epochs * steps_per_epoch)
+
+    def facts(self) -> dict[str, str]:
+        """Give what the metadata of the weights say beside the repr.
+
+        Returns:
+            `sigma`, the standard deviation of the noise.
+        """
+        return {"sigma": str(self.sigma)}
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -102,83 +109,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "augment": ("none", "flip-crop"),
     "precision": ("fp32", "bf16"),
 }
-
-
-@final
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch gave.
-
-    Attributes:
-        epoch: its number, from 1.
-        epochs: how many there will be.
-        loss: mean training loss, in nats.
-        accuracy: share of the noisy, augmented training images classified rightly, as the weights moved.
-        learning_rate: the rate of its last step.
-        seconds: wall-clock time.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    accuracy: float
-    learning_rate: float
-    seconds: float
-
-
-@final
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Where a training stands.
-
-    Attributes:
-        step: steps done in all, those of an earlier process included.
-        steps: steps there will be.
-        report: of the epoch that this step ended; None in the middle of an epoch.
-    """
-
-    step: int
-    steps: int
-    report: EpochReport | None
-
-
-@final
-@dataclass(frozen=True)
-class TrainedModel:
-    """Weights, and all that a loader must know of them.
-
-    Attributes:
-        recipe: what made them.
-        num_classes: number of logits.
-        input_shape: (channels, height, width).
-        mean: what is subtracted from each channel before the network, in units of [0, 1].
-        std: what each channel is divided by.
-        state_dict: float32 weights on the CPU.
-        history: one report an epoch.
-    """
-
-    recipe: NoiseTraining
-    num_classes: int
-    input_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    state_dict: dict[str, Tensor]
-    history: tuple[EpochReport, ...]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs of the recipe were run."""
-        return len(self.history) == self.recipe.epochs
-
-    def network(self) -> nn.Module:
-        """Build the network with these weights.
-
-        Returns:
-            The network in evaluation mode, on the CPU; it takes inputs that are already normalized.
-        """
-        net = build(self.recipe.arch, num_classes=self.num_classes)
-        net.load_state_dict(self.state_dict)
-        return net.eval()
 
 
 def train(
@@ -217,54 +147,34 @@ def train(
         The weights after the last epoch that was run.
 
     """
-    _check_data(recipe, images, labels, num_classes)
-    place = torch.device(device)
-    normalization = _normalization(images, mean, std)
-    data = TrainingData(
-        images, labels.long(), batch_size=recipe.batch_size, augment=recipe.augment, device=place
-    )
-    trainer = _Trainer(recipe, num_classes, normalization, place, compile_mode)
-    key = {
-        "recipe": repr(recipe),
-        "data": data_digest(images, labels) if checkpoint is not None else "",
-        "normalization": repr(normalization),
-        "device": place.type,
-    }
-    history: list[EpochReport] = []
-    if checkpoint is not None:
-        state = read_checkpoint(checkpoint, key=key)
-        if state is not None:
-            trainer.load(state)
-            history = [EpochReport(**report) for report in state["history"]]
-    stopped = False
-    while len(history) < recipe.epochs and not stopped:
-        history.append(trainer.run_epoch(data, len(history), progress))
-        if checkpoint is not None:
-            state = {**trainer.state(), "history": [asdict(report) for report in history]}
-            write_checkpoint(checkpoint, key=key, state=state)
-        stopped = stop is not None and stop()
-    return TrainedModel(
-        recipe=recipe,
+
+    def make(normalization: Normalization, place: torch.device) -> _Trainer:
+        return _Trainer(recipe, num_classes, normalization, place, compile_mode)
+
+    return fit(
+        recipe,
+        make,
+        images,
+        labels,
         num_classes=num_classes,
-        input_shape=input_shape(recipe.arch),
-        mean=normalization[0],
-        std=normalization[1],
-        state_dict={
-            name: value.cpu().contiguous().clone() for name, value in trainer.net.state_dict().items()
-        },
-        history=tuple(history),
+        mean=mean,
+        std=std,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+        stop=stop,
     )
 
 
 @final
-class _Trainer:
+class _Trainer(Learner):
     """Network and optimizer of one training."""
 
     def __init__(
         self,
         recipe: NoiseTraining,
         num_classes: int,
-        normalization: tuple[tuple[float, ...], tuple[float, ...]],
+        normalization: Normalization,
         device: torch.device,
         compile_mode: str | None,
     ) -> None:
@@ -279,51 +189,12 @@ class _Trainer:
         objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._objective
         self.objective = objective if compile_mode is None else torch.compile(objective, mode=compile_mode)
 
-    def state(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def judge(self, batch: Batch) -> Verdict:
+        loss, right = self.objective(self._noisy(batch), batch.labels)
+        return Verdict(loss, right, len(batch.labels) * self.recipe.draws)
 
-    def load(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def run_epoch(
-        self, data: TrainingData, epoch: int, progress: Callable[[TrainingProgress], None] | None
-    ) -> EpochReport:
-        recipe, started = self.recipe, time.perf_counter()
-        self.net.train()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        step, steps = epoch * data.batches, recipe.epochs * data.batches
-        rate = recipe.learning_rate
-        for batch in data.epoch(recipe.seed, epoch):
-            rate = recipe.rate(step, steps_per_epoch=data.batches)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss, right = self.objective(self._noisy(batch), batch.labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            loss_sum += loss.detach()
-            correct += right
-            step += 1
-            if progress is not None and step < (epoch + 1) * data.batches:
-                progress(TrainingProgress(step, steps, None))
-        report = EpochReport(
-            epoch=epoch + 1,
-            epochs=recipe.epochs,
-            loss=loss_sum.item() / data.batches,
-            accuracy=correct.item() / (data.batches * data.batch_size * recipe.draws),
-            learning_rate=rate,
-            seconds=time.perf_counter() - started,
-        )
-        if not math.isfinite(report.loss):
-            raise UsageError(
-                f"the loss became {report.loss} in epoch {epoch + 1} with learning_rate "
-                f"{recipe.learning_rate}: give a smaller one"
-            )
-        if progress is not None:
-            progress(TrainingProgress(step, steps, report))
-        return report
+    def weights(self) -> dict[str, Tensor]:
+        return self.net.state_dict()
 
     def _noisy(self, batch: Batch) -> Tensor:
         """Return noisy copies of a batch: (draws * batch, channels, height, width), channels-last."""
@@ -385,62 +256,3 @@ def _optimizer(recipe: NoiseTraining, net: nn.Module, *, fused: bool) -> torch.o
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
-
-
-def _normalization(
-    images: Tensor, mean: Iterable[float] | None, std: Iterable[float] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # What is measured on the images is rounded, so that the metadata show the number that is used.
-    channels = images.shape[1]
-    values = []
-    for name, given in (("mean", mean), ("std", std)):
-        if given is None:
-            measured = _moments(images)[0 if name == "mean" else 1]
-            values.append(tuple(round(value, 4) for value in measured.tolist()))
-        else:
-            values.append(tuple(float(value) for value in given))
-        if len(values[-1]) != channels:
-            raise UsageError(f"{name} has {len(values[-1])} values: give one for each of {channels} channels")
-    if not all(math.isfinite(value) for value in values[0]):
-        raise UsageError(f"mean is {values[0]}: give finite numbers")
-    if not all(math.isfinite(value) and value > 0 for value in values[1]):
-        raise UsageError(f"std is {values[1]}: give numbers above 0")
-    return values[0], values[1]
-
-
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation per channel, in float64, in units of [0, 1]."""
-    scale = 1.0 if images.is_floating_point() else 255.0
-    first = torch.zeros(images.shape[1], dtype=torch.float64)
-    second = first.clone()
-    for part in torch.split(images, 1024):
-        part64 = part.double()
-        first += part64.sum(dim=(0, 2, 3)).cpu()
-        second += part64.square().sum(dim=(0, 2, 3)).cpu()
-    count = images.numel() / images.shape[1]
-    mean = first / count
-    return mean / scale, (second / count - mean.square()).clamp(min=0).sqrt() / scale
-
-
-def _check_data(recipe: NoiseTraining, images: Tensor, labels: Tensor, num_classes: int) -> None:
-    shape = input_shape(recipe.arch)
-    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
-        raise InvalidInput(
-            f"{recipe.arch} is trained on images of shape (n, {', '.join(map(str, shape))}), not on "
-            f"{tuple(images.shape)}"
-        )
-    if images.dtype not in {torch.uint8, torch.float32}:
-        raise InvalidInput(f"images are {images.dtype}: give uint8, or float32 in [0, 1]")
-    if images.dtype == torch.float32 and not bool(((images >= 0) & (images <= 1)).all()):
-        raise InvalidInput("images in float32 must lie in [0, 1] and hold no NaN: divide bytes by 255")
-    if labels.shape != images.shape[:1] or len(labels) == 0:
-        raise InvalidInput(
-            f"{len(images)} images have labels of shape {tuple(labels.shape)}: give one a image"
-        )
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise InvalidInput(f"labels are {labels.dtype}: give whole numbers")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise InvalidInput(
-            f"labels go from {low} to {high}: with {num_classes} classes, 0 to {num_classes - 1}"
-        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from calipers.training.checkpoints import write_whole
-from calipers.training.noise import TrainedModel
+from calipers.training.loop import TrainedModel
 
 __all__ = ["save_weights"]
 
@@ -18,8 +18,8 @@ def save_weights(path: Path, model: TrainedModel, *, data: str, accuracy: Mappin
     """Write the weights and their description.
 
     The metadata of the file are texts: `arch`, `num_classes`, `input_shape`, `mean` and `std` (numbers
-    separated by commas, as a model reference writes them), `bounds`, `sigma`, `recipe`, `data`, and
-    `accuracy` (JSON).
+    separated by commas, as a model reference writes them), `bounds`, `recipe`, `data`, and
+    `accuracy` (JSON); `sigma` where the recipe has noise.
 
     Args:
         path: the file; it is replaced as a whole.
@@ -34,7 +34,7 @@ def save_weights(path: Path, model: TrainedModel, *, data: str, accuracy: Mappin
         "mean": ",".join(map(str, model.mean)),
         "std": ",".join(map(str, model.std)),
         "bounds": "0,1",
-        "sigma": str(model.recipe.sigma),
+        **model.recipe.facts(),
         "recipe": repr(model.recipe),
         "epochs_run": str(len(model.history)),
         "data": data,
