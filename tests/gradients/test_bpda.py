@@ -286,6 +286,43 @@ def test_an_outer_module_and_one_inside_it_may_both_be_named() -> None:
     assert torch.equal(both.gradient, outer.gradient)
 
 
+class _Named(nn.Module):
+    """Calls a module by the names of its arguments, or with a list."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.scaled, self.last, self.how = _Scaled(), _linear(6), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self._scale(x))
+
+    def _scale(self, x: Tensor) -> Tensor:
+        match self.how:
+            case "list":
+                return self.scaled(x=[x], by=2.0)
+            case "placed":
+                return self.scaled(x, 1.0)
+        return self.scaled(by=2.0, x=x)
+
+
+class _Scaled(nn.Module):
+    def forward(self, x: Tensor | list[Tensor], by: float) -> Tensor:
+        return ((x[0] if isinstance(x, list) else x) * by).round()
+
+
+def test_arguments_may_be_named_and_must_be_tensors() -> None:
+    target = Target(_Named("named").eval(), num_classes=3, input_shape=(6,), bounds=(-2.0, 2.0))
+    found = _estimate(BPDA({"scaled": lambda x, by: x * by}), target)
+    plain = _estimate(Autograd(), _behind(), (2 * X).round())
+    assert torch.allclose(found.gradient, 2 * plain.gradient)
+    target = Target(_Named("placed").eval(), num_classes=3, input_shape=(6,), bounds=(-2.0, 2.0))
+    found = _estimate(BPDA({"scaled": identity}), target)
+    assert torch.allclose(found.gradient, _estimate(Autograd(), _behind(), X.round()).gradient)
+    target = Target(_Named("list").eval(), num_classes=3, input_shape=(6,), bounds=(-2.0, 2.0))
+    with pytest.raises(UsageError, match="'scaled' takes no tensor"):
+        _estimate(BPDA({"scaled": identity}), target)
+
+
 def test_hooks_of_the_network_itself_still_run() -> None:
     net = nn.Sequential(nn.Identity(), _linear(6)).eval()
     net[0].register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))

@@ -31,16 +31,18 @@ from calipers.threat.threat_model import Goal
 __all__ = ["BPDA", "identity", "register_backward"]
 
 _LISTED = 24
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def identity(x: Tensor) -> Tensor:
+def identity(x: Tensor, *others: object) -> Tensor:
     """Stand in for a module that changes its input little: quantization, compression, purification.
 
     Args:
-        x: what the module gets.
+        x: what the module gets first.
+        others: what else it gets, which is left out.
 
     Returns:
-        The same.
+        The first.
     """
     return x
 
@@ -66,7 +68,7 @@ class BPDA(GradientEstimator):
     A module is named by its path in the network that the target was made of (``encoder``, ``layer1.0.relu``); by the
     end of its path if no module has the whole (``relu``, every one of that name); or by a pattern with ``*``. It may
     be non-differentiable, leave torch, run under ``no_grad`` or draw randomness: it is run once, outside the graph.
-    A substitute gets the same positional arguments and gives the shape that the module gives; ``identity`` gives
+    A substitute gets the same arguments and gives the shape that the module gives; ``identity`` gives
     back the first. A module that carries the module named inside it is replaced as a whole.
 
     Differs from the paper: the substitute may change the shape, and it stands in for any module, not only for a
@@ -181,16 +183,19 @@ def _substituted(net: nn.Module, pairs: tuple[tuple[str, Callable[..., Any]], ..
 def _hook(
     module: nn.Module, path: str, substitute: Callable[..., Any], ran: set[str]
 ) -> tuple[RemovableHandle, RemovableHandle]:
-    calls: list[tuple[Any, ...]] = []  # the arguments of the calls under way, with their graph
+    calls: list[_Arguments] = []  # those of the calls under way, with their graph
 
-    def detach(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        calls.append(arguments)
-        return tuple(part.detach() if isinstance(part, Tensor) else part for part in arguments)
+    def detach(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> _Arguments:
+        calls.append((arguments, named))
+        return tuple(map(_detached, arguments)), {word: _detached(part) for word, part in named.items()}
 
-    def replace(_: nn.Module, __: tuple[Any, ...], real: Any) -> Any:
-        arguments = calls.pop()
+    def replace(_: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], real: Any) -> Any:
+        arguments, named = calls.pop()
         ran.add(path)
-        if not any(isinstance(part, Tensor) and part.requires_grad for part in arguments):
+        tensors = [part for part in (*arguments, *named.values()) if isinstance(part, Tensor)]
+        if not tensors:
+            raise UsageError(f"bpda: {path!r} takes no tensor as an argument: name the module around it")
+        if not any(part.requires_grad for part in tensors):
             return real
         if not isinstance(real, Tensor) or not real.is_floating_point():
             what = str(real.dtype) if isinstance(real, Tensor) else type(real).__name__
@@ -198,7 +203,7 @@ def _hook(
                 f"bpda: {path!r} gives {what}, which carries no gradient: name the module around it as well"
             )
         with torch.enable_grad():
-            soft = substitute(*arguments)
+            soft = substitute(*arguments, **named)
             if not isinstance(soft, Tensor) or soft.shape != real.shape:
                 shape = tuple(soft.shape) if isinstance(soft, Tensor) else type(soft).__name__
                 raise UsageError(
@@ -206,7 +211,14 @@ def _hook(
                 )
             return _Exact.apply(soft, real.detach())  # type: ignore[no-untyped-call]
 
-    return module.register_forward_pre_hook(detach), module.register_forward_hook(replace)
+    return (
+        module.register_forward_pre_hook(detach, with_kwargs=True),
+        module.register_forward_hook(replace, with_kwargs=True),
+    )
+
+
+def _detached(part: Any) -> Any:
+    return part.detach() if isinstance(part, Tensor) else part
 
 
 def _matching(net: nn.Module, wanted: str) -> list[nn.Module]:

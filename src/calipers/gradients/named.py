@@ -69,9 +69,9 @@ class NamedFunction:
         object.__setattr__(self, "function", found)
         object.__setattr__(self, "name", f"{plain}#{digest}" if digest else plain)
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function."""
-        return self.function(*arguments)
+        return self.function(*arguments, **named)
 
     def __repr__(self) -> str:
         return repr(self.name)
