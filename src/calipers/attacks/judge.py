@@ -14,7 +14,7 @@ from calipers.statistics.intervals import clopper_pearson_interval
 from calipers.target import Access, Target
 from calipers.threat.threat_model import ABSTAIN, Goal, Targeted, ThreatModel
 
-__all__ = ["Judge", "Rule", "Verdict"]
+__all__ = ["Judge", "Rule", "Verdict", "reaches"]
 
 Rule = Literal["majority", "worst", "average"]
 _RULES = ("majority", "worst", "average")
@@ -164,8 +164,8 @@ class Judge:
             inside &= distance.cpu() <= threat.eps
         before = self.answers(target, x, draws) if clean is None else clean
         after = self.answers(target, saved, draws.fold(_AT_CANDIDATE))
-        won, open_ = _reached(after, labels, threat.goal)
-        lost, _ = _reached(before, labels, threat.goal)
+        won, open_ = reaches(after, labels, threat.goal), _undecided(after, threat.goal)
+        lost = reaches(before, labels, threat.goal)
         wins, times = (won & inside).sum(0), len(after)
         if target.stochastic:
             success, undetermined = self._by_rule(wins, times)
@@ -201,7 +201,7 @@ class Judge:
         Returns:
             One answer an input.
         """
-        won, _ = _reached(answers, y.cpu(), goal)
+        won = reaches(answers, y.cpu(), goal)
         return self._by_rule(won.sum(0), len(answers))[0] if stochastic else won[0]
 
     def _by_rule(self, wins: Tensor, times: int) -> tuple[Tensor, Tensor]:
@@ -227,13 +227,25 @@ class Judge:
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
-def _reached(answers: Tensor, labels: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-    """Which answers reach the goal, and which decide nothing."""
-    abstained = answers == ABSTAIN
+def reaches(
+    answers: Int[Tensor, "draws batch"], y: Int[Tensor, " batch"], goal: Goal
+) -> Bool[Tensor, "draws batch"]:
+    """Say which answers reach the goal.
+
+    Args:
+        answers: classes, or ABSTAIN.
+        y: the true classes.
+        goal: what the adversary wants; an abstention is a success only where it says that it counts as wrong, and
+            never the class that is wanted.
+
+    Returns:
+        One value an answer.
+    """
     if isinstance(goal, Targeted):
-        reached = answers == torch.tensor(goal.classes)
-    else:
-        reached = ~abstained & (answers != labels)
-    if goal.abstain == "wrong" and not isinstance(goal, Targeted):
-        reached = reached | abstained
-    return reached, abstained & (goal.abstain == "neither")
+        return answers == torch.tensor(goal.classes, device=answers.device)
+    abstained = answers == ABSTAIN
+    return (answers != y) & (~abstained | (goal.abstain == "wrong"))
+
+
+def _undecided(answers: Tensor, goal: Goal) -> Tensor:
+    return (answers == ABSTAIN) & (goal.abstain == "neither")

@@ -154,6 +154,11 @@ class View:
         return self._real.stochastic
 
     @property
+    def direct(self) -> bool:
+        """Whether scores may be seen, and are those of the very classifier that is judged."""
+        return self._real is self._target and self._access >= Access.SCORES
+
+    @property
     def device(self) -> torch.device:
         """Where the classifier runs."""
         return self._target.device
