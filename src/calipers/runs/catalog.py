@@ -66,6 +66,11 @@ _PLACES = {
     "WorstOf": "calipers.attacks.combine",
     "MinimizeEps": "calipers.attacks.combine",
     "Standard": "calipers.attacks.standard",
+    "Square": "calipers.attacks.square",
+    "Boundary": "calipers.attacks.boundary",
+    "HopSkipJump": "calipers.attacks.hop_skip_jump",
+    "RandomSearch": "calipers.attacks.random_search",
+    "Transfer": "calipers.attacks.transfer",
 }
 
 ATTACKS = {
