@@ -17,6 +17,9 @@ UNIT = float(np.finfo(np.float64).eps) / 2
 _CHUNK = 2**21
 """Complex numbers held at once."""
 
+_WIDER = 1 + 1e-12
+"""Share by which cells are taken wider than they are, for centres that are rounded."""
+
 _FIRST_GRID = 1e12
 """Most floating-point operations of a grid of 8 points a degree: about a minute."""
 
@@ -87,12 +90,12 @@ class Symbol:
         lower, upper = np.empty(len(points)), np.empty(len(points))
         for start in range(0, len(points), step):
             chosen = points[start : start + step]
-            wave = np.ones((len(chosen), 1))
+            wave = np.ones((len(chosen), 1), dtype=np.complex128)
             for axis, length in enumerate(self.lengths):
                 phase = np.exp(1j * chosen[:, axis, None] * np.arange(length))
                 wave = (wave[:, :, None] * phase[:, None, :]).reshape(len(chosen), -1)
-            matrix = (wave @ self._table.reshape(taps, -1)).reshape(len(chosen), groups, small, large)
-            low, high = _largest(matrix, self._error)
+            flat: NDArray[np.complex128] = wave @ self._table.reshape(taps, -1)
+            low, high = _largest(flat.reshape(len(chosen), groups, small, large), self._error)
             lower[start : start + step], upper[start : start + step] = low.max(axis=1), high.max(axis=1)
         return lower, upper
 
@@ -151,7 +154,7 @@ def torus_norm(symbol: Symbol, *, tolerance: float = 1e-4, operations: float = 1
     """
     degrees = np.array(symbol.degrees, dtype=np.float64)
     cells = first_grid(symbol)
-    half = np.array([math.pi / n for n in cells])
+    half = np.array([math.pi / n for n in cells]) * _WIDER
     axes = [np.arange(n // 2 + 1 if a == 0 else n) * (2 * math.pi / n) for a, n in enumerate(cells)]
     centres = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
     share = math.prod(math.cos(m * h / 2) for m, h in zip(degrees, half, strict=True))
@@ -217,7 +220,7 @@ def circulant_norm(
         The largest norm over the frequencies, rounded up.
     """
     axes = [
-        (2 * np.arange(n) + turn) * math.pi / n * (d // g) % (2 * math.pi)
+        (2 * np.arange(n) + turn) * (d // g) % (2 * n) * (math.pi / n)
         for n, turn, d, g in zip(
             points, turned or (False,) * len(points), dilation, symbol.common, strict=True
         )
