@@ -10,7 +10,7 @@ import pytest
 from calipers.certificates.smoothing.certifier import SoftCertifier, VoteCertifier, VotePredictor
 from calipers.certificates.smoothing.noise import Gaussian, Laplace, RoundedGaussian, Uniform
 from calipers.certificates.smoothing.stopping import DecideRadii, FixedBudget
-from calipers.errors import UsageError
+from calipers.errors import UntrustedCode, UsageError
 from calipers.runs import catalog
 
 METHODS = [
@@ -32,8 +32,53 @@ def test_every_method_comes_back_from_its_repr(method: object) -> None:
     assert catalog.build(repr(method)) == method
 
 
-def test_the_methods_above_are_all_there_are() -> None:
-    assert {type(method).__name__ for method in METHODS} == set(catalog.names())
+NEED_ARGUMENTS = {
+    "BPDA": "BPDA(substitutes=(('encoder', 'identity'),))",
+    "AdditiveNoise": "AdditiveNoise(kind='gaussian', scale=0.25)",
+    "Drawn": "Drawn(function='identity')",
+    "Ray": "Ray(attack=DDN())",
+    "WorstOf": "WorstOf(attacks=(FGSM(), PGD(steps=3)))",
+    "MinimizeEps": "MinimizeEps(attack=PGD(steps=3))",
+    "Transfer": "Transfer(substitute='bundled:fashion-cnn28-plain')",
+    **{type(method).__name__: repr(method) for method in METHODS},
+}
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_everything_in_the_catalog_comes_back_from_its_repr(name: str) -> None:
+    made = catalog.build(NEED_ARGUMENTS.get(name, f"{name}()"))
+    assert type(made).__name__ == name
+    assert catalog.build(repr(made)) == made
+
+
+@pytest.mark.parametrize("word", catalog.ATTACKS)
+def test_an_attack_is_made_by_its_name_with_arguments_and_a_gradient(word: str) -> None:
+    more = "(substitute='bundled:fashion-cnn28-plain')" if word == "transfer" else ""
+    attack = catalog.name_attack(word + more, sized=True)
+    assert type(attack).__name__ == catalog.ATTACKS[word]
+    if hasattr(attack, "gradient"):
+        seen = catalog.name_attack(word + more, gradient="eot(7) bpda(encoder=identity)", sized=True)
+        assert "EOT(samples=7" in repr(seen)
+        assert "identity" in repr(seen)
+        assert catalog.build_attack(repr(seen)) == seen
+
+
+def test_a_smoothed_classifier_is_searched_through_its_base_and_along_the_ray() -> None:
+    found = repr(catalog.name_attack("ddn(steps=5)", noise=Laplace(0.5), sized=False))
+    assert found.startswith("Ray(attack=DDN(gradient=EOT(samples=32")
+    assert "average='probabilities', over=AdditiveNoise(kind='laplace', scale=0.5)" in found
+
+
+def test_an_attack_without_a_gradient_is_not_told_about_one() -> None:
+    with pytest.raises(UsageError, match="follows no gradient"):
+        catalog.name_attack("boundary", gradient="nes(10)", sized=False)
+
+
+def test_a_user_s_function_in_a_stored_gradient_is_not_imported_unless_it_may_be() -> None:
+    text = "PGD(gradient=BPDA(substitutes=(('encoder', 'antigravity:fly'),)))"
+    with pytest.raises(UntrustedCode):
+        catalog.build_attack(text)
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(

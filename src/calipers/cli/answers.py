@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from calipers.cli.console import Say
 
 if TYPE_CHECKING:
-    from calipers.evidence.records import Certificate, Prediction
+    from calipers.evidence.contradictions import Contradictions
+    from calipers.evidence.records import Attempt, Certificate, Prediction
     from calipers.report.summary import Summary
     from calipers.runs.store import RunStore
 
@@ -40,16 +41,28 @@ def answer_run(say: Say, path: Path) -> None:
     from calipers.runs.store import RunStore
 
     with RunStore.read(path) as store:
-        kind, votes = store.spec.kind, store.spec.votes
+        kind, votes, noise = store.spec.kind, store.spec.votes, store.spec.noise
         payload, text = describe_run(store), text_of_run(store)
+        contradicted = _contradicted(store)
     shown = shlex.quote(str(path))
     following = [f"calipers show {shown} --inputs"]
     if kind == "certify":
-        other = "hoeffding" if votes == "soft" else "one-sided"
-        following.append(f"calipers recertify {shown} --bound {other}")
+        if noise:
+            other = "hoeffding" if votes == "soft" else "one-sided"
+            following.append(f"calipers recertify {shown} --bound {other}")
         following.append(f"calipers export {shown} --to tsv")
     lines = ["", f"the run is in {path}; next:", *(f"  {line}" for line in following)]
     say.answer(payload | {"next": following}, text, *lines)
+    if contradicted is not None:
+        contradicted.check()
+
+
+def _contradicted(store: RunStore) -> Contradictions | None:
+    from calipers.report.jaws import close_jaws
+
+    rows = list(store.records())
+    both = {row.kind for row in rows} >= {"certificate", "attempt"}
+    return close_jaws(rows).found if both else None
 
 
 def describe_run(
@@ -85,13 +98,22 @@ def describe_run(
         "clean_accuracy": None if clean is None else {"correct": clean[0], "inputs": clean[1]},
     }
     rows = store.certificates()
+    tried = store.attempts()
+    if tried:
+        from calipers.report.attempts import summarize_attempts
+
+        payload["attack"] = summarize_attempts(tried).to_dict()
+    if rows and tried:
+        from calipers.report.jaws import close_jaws
+
+        payload["brackets"] = close_jaws([*rows, *tried]).to_dict()
     if rows:
         payload["summary"] = summarize(rows, radii=radii or decided_radii(rows), spec=spec).to_dict()
     answered = store.predictions()
     if answered:
         payload["predictions"] = _counted(answered)
     if inputs:
-        payload["inputs"] = [asdict(row) for row in (rows or answered)]
+        payload["inputs"] = [asdict(row) for row in (*rows, *tried, *answered)]
     return payload
 
 
@@ -107,9 +129,13 @@ def text_of_run(store: RunStore, *, radii: Sequence[float] | None = None) -> str
     """
     from calipers.report.summary import summarize
 
-    rows, answered = store.certificates(), store.predictions()
+    rows, answered, tried = store.certificates(), store.predictions(), store.attempts()
     lines = []
-    if rows:
+    if rows and tried:
+        lines.append(_bracket_text(store))
+    elif tried:
+        lines.append(_attack_text(store, tried))
+    elif rows:
         lines.append(
             _summary_text(store, summarize(rows, radii=radii or decided_radii(rows), spec=store.spec))
         )
@@ -201,6 +227,40 @@ def _prediction_text(store: RunStore, rows: Sequence[Prediction]) -> str:
         failures = f"{len(rows)} x {alpha:g} = {len(rows) * alpha:g} expected"
     found = (*summarize_predictions(rows), ("failures", failures), *_clean_row(store))
     return columns_of(asked) + "\n\n" + columns_of(found)
+
+
+def _bracket_text(store: RunStore) -> str:
+    from calipers.report.jaws import close_jaws
+    from calipers.report.tables import columns_of
+
+    jaws = close_jaws(store.records())
+    asked, clean = columns_of(_asked_of_attack(store)), columns_of(_clean_row(store))
+    return "\n\n".join(part for part in (asked, jaws.text(), clean) if part)
+
+
+def _attack_text(store: RunStore, rows: Sequence[Attempt]) -> str:
+    from calipers.report.attempts import summarize_attempts
+    from calipers.report.tables import columns_of
+
+    found = (*summarize_attempts(rows).findings(), *_clean_row(store))
+    return columns_of(_asked_of_attack(store)) + "\n\n" + columns_of(found)
+
+
+def _asked_of_attack(store: RunStore) -> tuple[tuple[str, str], ...]:
+    spec = store.spec
+    attack = spec.attack or spec.method
+    asked = (
+        ("model", spec.model),
+        ("data", spec.data),
+        ("precision", spec.precision),
+        ("seed", str(spec.seed)),
+        ("noise", spec.noise),
+        ("norm", spec.norm + (f", eps {spec.eps}" if spec.eps else ", the least size")),
+        ("certificate", spec.method if spec.attack else ""),
+        ("attack", attack),
+        ("judge", spec.judge),
+    )
+    return tuple((word, value) for word, value in asked if value)
 
 
 def _clean_row(store: RunStore) -> tuple[tuple[str, str], ...]:

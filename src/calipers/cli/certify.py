@@ -1,4 +1,4 @@
-"""`calipers certify`: radii from below, by randomized smoothing."""
+"""`calipers certify`: radii from below, by randomized smoothing or by Lipschitz constants."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from calipers.errors import UsageError
 
 __all__ = ["certify"]
 
+_HOW_PROVED = "One of the two"
+_SMOOTHING_ONLY = (
+    "n",
+    "n0",
+    "alpha",
+    "bound",
+    "noise",
+    "votes",
+    "lemma",
+    "decide",
+    "sound",
+    "jobs",
+    "no_compile",
+)
+_LIPSCHITZ_ONLY = ("method", "rule")
 _BOUNDS = {
     "hard": ("two-sided", "one-sided"),
     "soft": ("empirical-bernstein", "hoeffding"),
@@ -22,20 +37,56 @@ _BOUNDS = {
 def certify(
     model: options.Model,
     data: options.Data,
-    sigma: options.Sigma,
+    context: typer.Context,
+    sigma: Annotated[
+        str | None,
+        typer.Option(
+            "--sigma",
+            metavar="SIZE",
+            help="Smooth with noise of this scale in input units, such as 0.25 or 64/255: standard deviation of "
+            "gaussian, spread of laplace, half width of uniform.",
+            rich_help_panel=_HOW_PROVED,
+        ),
+    ] = None,
+    lipschitz: Annotated[
+        bool,
+        typer.Option(
+            "--lipschitz",
+            help="Certify the model itself, by a Lipschitz constant proved from its weights.",
+            rich_help_panel=_HOW_PROVED,
+        ),
+    ] = False,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="auto|grid|exact|eclipse|lipsdp",
+            help="How the Lipschitz constant is bounded.",
+            rich_help_panel="With --lipschitz",
+        ),
+    ] = "auto",
+    rule: Annotated[
+        str,
+        typer.Option(
+            "--rule",
+            metavar="best|per-coordinate|vector|last-layer|composed|softmax",
+            help="Form of Theorem 0; best takes the smallest constant of each pair of classes.",
+            rich_help_panel="With --lipschitz",
+        ),
+    ] = "best",
     n: Annotated[
         int,
         typer.Option(
             "--n",
             metavar="N",
             help="Draws that bound the votes, at most.",
-            rich_help_panel="What is measured",
+            rich_help_panel="With --sigma",
         ),
     ] = 100_000,
     n0: Annotated[
         int,
         typer.Option(
-            "--n0", metavar="N", help="Draws that select the class.", rich_help_panel="What is measured"
+            "--n0", metavar="N", help="Draws that select the class.", rich_help_panel="With --sigma"
         ),
     ] = 100,
     alpha: options.Alpha = 0.001,
@@ -46,7 +97,7 @@ def certify(
             metavar="two-sided|one-sided",
             help="Bound the runner-up too, or the class alone; declared before the run. For soft votes: "
             "empirical-bernstein or hoeffding.",
-            rich_help_panel="What is measured",
+            rich_help_panel="With --sigma",
         ),
     ] = None,
     noise: options.NoiseKind = "gaussian",
@@ -56,7 +107,7 @@ def certify(
             "--votes",
             metavar="hard|soft",
             help="Count classes, or average softmax scores: two classifiers.",
-            rich_help_panel="What is measured",
+            rich_help_panel="With --sigma",
         ),
     ] = "hard",
     lemma: Annotated[
@@ -65,7 +116,7 @@ def certify(
             "--lemma",
             metavar="lemma-2|lemma-1|tight-constant",
             help="Certificate of soft votes.",
-            rich_help_panel="What is measured",
+            rich_help_panel="With --sigma",
         ),
     ] = "lemma-2",
     decide: Annotated[
@@ -74,7 +125,7 @@ def certify(
             "--decide",
             metavar="RADII",
             help="Stop an input as soon as these radii are decided, such as 0.25,0.5,0.75.",
-            rich_help_panel="What is measured",
+            rich_help_panel="With --sigma",
         ),
     ] = None,
     sound: Annotated[
@@ -82,7 +133,7 @@ def certify(
         typer.Option(
             "--sound",
             help="Draw the noise on the 1/255 grid, where no rounding of floats can break the proof.",
-            rich_help_panel="What is measured",
+            rich_help_panel="With --sigma",
         ),
     ] = False,
     norm: options.NormName = None,
@@ -106,26 +157,33 @@ def certify(
 ) -> None:
     """Certify inputs from below: for each one a radius inside which nothing changes the answer.
 
-    The model is smoothed: noise is added to the input many times, and the class with most votes is the answer. Votes
-    prove a radius, except with probability alpha for each input.
+    With --sigma the model is smoothed: noise is added to the input many times, and the class with most votes is the
+    answer. Votes prove a radius, except with probability alpha for each input. With --lipschitz the model stays as it
+    is, and the margin of its scores over a Lipschitz constant is the radius (Theorem 0), at one forward an input.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.cli.answers import answer_run
         from calipers.runs.catalog import build_certifier, name_noise
         from calipers.runs.spec import RunSpec
 
-        added = name_noise(noise, sigma, sound=sound)
+        _check_choice(context, sigma, lipschitz=lipschitz)
         place = pick_device(device)
-        text = _describe(
-            n=n, n0=n0, alpha=alpha, votes=votes, lemma=lemma, decide=decide, bound=_bound(bound, votes)
-        )
+        if sigma is None:
+            text = f"LipschitzCertifier(method={method!r}, rule={rule!r})"
+            added, votes, usual = "", "", "l2"
+        else:
+            drawn = name_noise(noise, sigma, sound=sound)
+            added, usual = repr(drawn), drawn.norm.value
+            text = _describe(
+                n=n, n0=n0, alpha=alpha, votes=votes, lemma=lemma, decide=decide, bound=_bound(bound, votes)
+            )
         spec = RunSpec(
             kind="certify",
             model=model,
             data=data,
             method=repr(build_certifier(text)),
-            norm=norm or added.norm.value,  # type: ignore[arg-type]  # the specification checks it
-            noise=repr(added),
+            norm=norm or usual,  # type: ignore[arg-type]  # the specification checks it
+            noise=added,
             votes=votes,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
             device=place.partition(":")[0],  # type: ignore[arg-type]
@@ -148,6 +206,19 @@ def certify(
             answer_estimate(say, spec, manner)
         else:
             answer_run(say, measure_to_file(say, spec, manner))
+
+
+def _check_choice(context: typer.Context, sigma: str | None, *, lipschitz: bool) -> None:
+    if lipschitz == (sigma is not None):
+        what = "both are given" if lipschitz else "neither is given"
+        raise UsageError(
+            f"{what} of --sigma (smoothing) and --lipschitz (the model itself): give one of them"
+        )
+    others = _SMOOTHING_ONLY if lipschitz else _LIPSCHITZ_ONLY
+    given = [name for name in others if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if given:
+        word = "--lipschitz" if lipschitz else "--sigma"
+        raise UsageError(f"--{given[0].replace('_', '-')} means nothing with {word}: leave it out")
 
 
 def _bound(wanted: str | None, votes: str) -> str:

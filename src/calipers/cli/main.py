@@ -8,6 +8,8 @@ import typer
 
 from calipers import __version__
 from calipers.cli import (
+    attack,
+    bracket,
     certify,
     datasets,
     demo,
@@ -19,6 +21,7 @@ from calipers.cli import (
     runs,
     show,
     train,
+    verify,
 )
 
 __all__ = ["app", "main"]
@@ -36,6 +39,9 @@ for name, verb in (
     ("demo", demo.demo),
     ("certify", certify.certify),
     ("predict", predict.predict),
+    ("attack", attack.attack),
+    ("bracket", bracket.bracket),
+    ("verify", verify.verify),
     ("recertify", recertify.recertify),
     ("show", show.show),
     ("runs", runs.runs),

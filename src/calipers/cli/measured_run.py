@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 from calipers.cli.answers import CLEAN
 from calipers.cli.console import Say
 from calipers.cli.durations import parse_duration
-from calipers.cli.progress import progress, spoken_seconds
+from calipers.cli.progress import Advance, progress, spoken_seconds
 from calipers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -131,41 +131,70 @@ def measure_to_file(say: Say, spec: RunSpec, manner: Manner) -> Path:
     Returns:
         The file.
     """
-    from calipers.runs.measure import measure
-    from calipers.runs.run import carry_out
     from calipers.runs.store import RunStore
 
     begun = time.monotonic()
     path = manner.path or default_path(spec)
-    bench = _open(say, spec, manner)
-    settled = {} if path.exists() else _rehearse(spec, manner, bench)
+    benches = _open(say, spec, manner)
+    settled = {} if path.exists() else _rehearse(spec, manner, benches)
     with RunStore.open(path, spec) as store:
-        if "plan" not in store.facts():
-            store.settle(settled)
-        prepared = _prepare(spec, store, manner, bench)
-        _tell_plan(say, prepared, spec, path)
-        _settle_interrupt(say, store, len(prepared.tasks))
-        with progress(say, spec.kind, done=1 - prepared.todo / max(len(prepared.tasks), 1)) as advance:
-
-            def tell(at: Progress) -> None:
-                _settle_interrupt(say, store, at.total, at.done)
-                advance(_part(at, prepared), f"{at.done}/{at.total} inputs")
-
-            summary = carry_out(
-                prepared.tasks,
-                store,
-                measure,
-                prepared.bench,
-                executor=_executor(manner.jobs),
-                deadline=None if manner.seconds is None else begun + manner.seconds,
-                on_progress=tell,
-            )
-        if manner.clean and CLEAN not in store.facts() and bench.subject().data.labelled:
-            store.settle({CLEAN: f"{bench.clean_correct()} of {len(prepared.tasks)}"})
-    if summary.stopped == "time":
-        done = summary.total - summary.remaining
-        say.warn(f"out of time: {done} of {summary.total} inputs are in {path}; to go on:  {this_command()}")
+        store.settle({name: fact for name, fact in settled.items() if name not in store.facts()})
+        parts = [_prepare(store, manner, bench) for bench in benches]
+        _tell_plan(say, parts, path)
+        total = sum(len(part.tasks) for part in parts)
+        done = total - sum(part.todo for part in parts)
+        _settle_interrupt(say, store, total)
+        remaining = 0
+        with progress(say, spec.kind, done=done / max(total, 1)) as advance:
+            for part in parts:
+                remaining += _carry_out(say, store, part, parts, manner, begun, advance)
+        data = benches[0].subject().data
+        if manner.clean and CLEAN not in store.facts() and data.labelled:
+            store.settle({CLEAN: f"{benches[0].clean_correct()} of {len(parts[0].tasks)}"})
+    if remaining:
+        say.warn(
+            f"out of time: {total - remaining} of {total} {_word(parts)} are in {path}; to go on:  {this_command()}"
+        )
     return path
+
+
+def _carry_out(
+    say: Say,
+    store: RunStore,
+    part: Prepared,
+    parts: list[Prepared],
+    manner: Manner,
+    begun: float,
+    advance: Advance,
+) -> int:
+    # One side of a bracket, or all there is; gives the tasks that are left.
+    from calipers.runs.measure import measure
+    from calipers.runs.run import carry_out
+
+    total = sum(len(each.tasks) for each in parts)
+    elsewhere = sum(len(each.tasks) for each in parts[: parts.index(part)])
+
+    def tell(at: Progress) -> None:
+        done = elsewhere + at.done
+        _settle_interrupt(say, store, total, done)
+        share = (elsewhere + _part(at, part) * len(part.tasks)) / max(total, 1)
+        advance(share, f"{done}/{total} {_word(parts)}")
+
+    summary = carry_out(
+        part.tasks,
+        store,
+        measure,
+        part.bench,
+        executor=_executor(manner.jobs),
+        deadline=None if manner.seconds is None else begun + manner.seconds,
+        on_progress=tell,
+        of=total,
+    )
+    return summary.remaining
+
+
+def _word(parts: list[Prepared]) -> str:
+    return "inputs" if len(parts) == 1 else "certificates and attacks"
 
 
 def answer_estimate(say: Say, spec: RunSpec, manner: Manner) -> None:
@@ -179,10 +208,10 @@ def answer_estimate(say: Say, spec: RunSpec, manner: Manner) -> None:
     from calipers.runs.store import RunStore
 
     path = manner.path or default_path(spec)
-    bench = _open(say, spec, manner)
+    benches = _open(say, spec, manner)
     opened = RunStore.open(path, spec) if path.exists() else RunStore.in_memory(spec)
     with opened as store:
-        prepared = _prepare(spec, store, manner, bench)
+        prepared = _prepare(store, manner, benches[0])
     plan, forwards = prepared.plan, prepared.todo * prepared.draws
     seconds = forwards / (plan.speed * manner.jobs) if plan.speed > 0 else None
     most = " at most" if "DecideRadii" in spec.method else ""
@@ -204,20 +233,21 @@ def answer_estimate(say: Say, spec: RunSpec, manner: Manner) -> None:
     )
 
 
-def _rehearse(spec: RunSpec, manner: Manner, bench: Bench) -> dict[str, str]:
+def _rehearse(spec: RunSpec, manner: Manner, benches: list[Bench]) -> dict[str, str]:
     # Everything short of measuring, before there is a file, so that a run that cannot start leaves none.
     from calipers.runs.store import RunStore
 
     with RunStore.in_memory(spec) as store:
-        _prepare(spec, store, manner, bench)
+        for bench in benches:
+            _prepare(store, manner, bench)
         return store.facts()
 
 
-def _prepare(spec: RunSpec, store: RunStore, manner: Manner, bench: Bench) -> Prepared:
+def _prepare(store: RunStore, manner: Manner, bench: Bench) -> Prepared:
     from calipers.runs.measure import prepare
 
     return prepare(
-        spec,
+        bench.spec,
         store,
         device=manner.device,
         bench=bench,
@@ -227,17 +257,20 @@ def _prepare(spec: RunSpec, store: RunStore, manner: Manner, bench: Bench) -> Pr
     )
 
 
-def _open(say: Say, spec: RunSpec, manner: Manner) -> Bench:
+def _open(say: Say, spec: RunSpec, manner: Manner) -> list[Bench]:
     from calipers.runs.measure import Bench
 
-    bench = Bench(spec, device=manner.device, trust_code=manner.trust_code)
+    sides = spec.jaws() if spec.kind == "bracket" else (spec,)
+    bench = Bench(sides[0], device=manner.device, trust_code=manner.trust_code)
     subject = bench.subject()
     for word, value in (*subject.described, *_named_classes(subject.data.class_names)):
         say.note(f"  {word:<10} {value}")
-    say.note(f"  {'noise':<10} {spec.noise}, {spec.votes or 'hard'} votes, {spec.norm} radii")
-    say.note(f"  {'method':<10} {spec.method}")
+    if spec.noise:
+        say.note(f"  {'noise':<10} {spec.noise}, {spec.votes or 'hard'} votes, {spec.norm} radii")
+    for side in sides:
+        say.note(f"  {side.kind:<10} {side.method}")
     bench.inputs()
-    return bench
+    return [bench, *(bench.aside(side) for side in sides[1:])]
 
 
 def _named_classes(names: tuple[str, ...] | None) -> tuple[tuple[str, str], ...]:
@@ -247,17 +280,23 @@ def _named_classes(names: tuple[str, ...] | None) -> tuple[tuple[str, str], ...]
     return (("names", shown + (f", ... ({len(names)} in all)" if len(names) > 10 else "")),)
 
 
-def _tell_plan(say: Say, prepared: Prepared, spec: RunSpec, path: Path) -> None:
-    plan, total = prepared.plan, len(prepared.tasks)
+def _tell_plan(say: Say, parts: list[Prepared], path: Path) -> None:
+    prepared = parts[0]
+    plan, total = prepared.plan, sum(len(part.tasks) for part in parts)
+    todo = sum(part.todo for part in parts)
     threads = f"{plan.threads} thread{'' if plan.threads == 1 else 's'}"
     say.note(f"  {'plan':<10} {plan.key()}, {threads}: {plan.note}")
     most = prepared.todo * prepared.draws
-    cost = f"{most:,} forwards" + (" at most" if "DecideRadii" in spec.method else "")
-    if plan.speed > 0 and most:
-        cost += f", about {spoken_seconds(most / plan.speed)}"
-    before = total - prepared.todo
-    there = f"{before} of {total} inputs are in the file already; " if before else ""
-    say.note(f"  {'run':<10} {path}: {there}{cost if prepared.todo else 'nothing is left to do'}")
+    known = prepared.bench.spec.kind != "attack" and plan.speed > 0 and most
+    cost = ""
+    if known:
+        cost = f"{most:,} forwards" + (" at most" if "DecideRadii" in prepared.bench.spec.method else "")
+        cost += f", about {spoken_seconds(most / plan.speed)}" + (
+            ", then the attack" if len(parts) > 1 else ""
+        )
+    before = total - todo
+    there = f"{before} of {total} {_word(parts)} are in the file already; " if before else ""
+    say.note(f"  {'run':<10} {path}: {there}{cost or f'{todo} to do' if todo else 'nothing is left to do'}")
 
 
 def _part(at: Progress, prepared: Prepared) -> float:

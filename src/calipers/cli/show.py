@@ -111,7 +111,26 @@ def _show_many(say: Say, paths: list[Path], grid: tuple[float, ...] | None) -> N
 def _rows(store: RunStore) -> str:
     from calipers.report.tables import Table
 
-    certificates = store.certificates()
+    certificates, attempts = store.certificates(), store.attempts()
+    if attempts:
+        from calipers.report.attempts import attempt_rows
+        from calipers.report.jaws import close_jaws
+
+        if not certificates:
+            return attempt_rows(attempts).text()
+        return close_jaws((*certificates, *attempts)).text(most=len(attempts))
+    if certificates and certificates[0].constant is not None:
+        columns = (
+            "input",
+            "label",
+            "class",
+            "",
+            f"{certificates[0].norm} radius",
+            "rival",
+            "margin",
+            "constant",
+        )
+        return Table("", (*columns, "theorem"), tuple(_lipschitz_row(row) for row in certificates)).text()
     if certificates:
         columns = (
             "input",
@@ -150,6 +169,22 @@ def _certificate_row(row: Certificate) -> tuple[str, ...]:
         floored(row.p_lower, digits=4),
         ceiled(row.p_upper, digits=4),
         f"{row.samples:,}" if row.samples else "unknown",
+    )
+
+
+def _lipschitz_row(row: Certificate) -> tuple[str, ...]:
+    from calipers.report.tables import ceiled, floored
+
+    return (
+        str(row.index),
+        _class(row.label),
+        _class(row.prediction),
+        _verdict(row),
+        floored(row.radius),
+        _class(row.rival if row.rival is not None else -1),
+        floored(row.margin or 0.0, digits=4),
+        ceiled(row.constant or 0.0, digits=4),
+        row.theorem,
     )
 
 

@@ -321,11 +321,22 @@ def _asked(first: Certificate, spec: RunSpec | None) -> tuple[tuple[str, str], .
     found = (
         *where,
         ("method", first.method),
+        *_proof(first),
+    )
+    return tuple((word, value) for word, value in found if value)
+
+
+def _proof(first: Certificate) -> tuple[tuple[str, str], ...]:
+    if first.constant is not None:
+        return (
+            ("alpha", "0: nothing is left to chance"),
+            ("constant", f"bounded by {first.bound}, in real arithmetic of the weights"),
+        )
+    return (
         ("noise", first.noise or "unknown"),
         ("alpha", "unknown" if math.isnan(first.alpha) else f"{first.alpha:g}"),
         ("theorem", first.theorem),
     )
-    return tuple((word, value) for word, value in found if value)
 
 
 def _costs(rows: Sequence[Certificate]) -> Costs:

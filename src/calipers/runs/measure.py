@@ -5,29 +5,37 @@ It is the only file that calls methods. It loads torch when something is measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from calipers.errors import InvalidInput, StoreMismatch, Unsound, UsageError
+from calipers.errors import InvalidInput, StoreMismatch, UsageError
 from calipers.runs import catalog
 from calipers.runs.executors import Tick
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import Measured, RunStore
 from calipers.runs.tasks import Conditions, Task, tasks_of
 from calipers.threat.threat_model import Norm, ThreatModel
+from calipers.threat.units import parse_size
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from calipers.attacks.base import Attack
     from calipers.certificates.base import Certifier
     from calipers.certificates.smoothing.certifier import VotePredictor
     from calipers.certificates.smoothing.plan import ExecutionPlan
-    from calipers.certificates.smoothing.smoothed import SmoothedTarget
     from calipers.evidence.records import Certificate, Prediction
     from calipers.sources.inputs import Dataset
+    from calipers.target import Target
 
-__all__ = ["Bench", "Prepared", "Subject", "measure", "prepare", "reread"]
+__all__ = ["Bench", "Prepared", "Subject", "measure", "prepare"]
+
+_JUDGED, _SEARCHED = 10_000, 1_000
+"""Draws of a smoothed classifier's answer to the judge and to a search."""
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -38,13 +46,15 @@ class Subject:
     """What a specification's references turned out to be.
 
     Args:
-        target: the smoothed classifier.
+        target: the classifier that is measured: smoothed where the specification has a noise.
+        base: the model itself; the same where nothing is smoothed.
         data: the inputs that are selected.
         described: pairs of a word and its value, for a user to look at before the run.
         code: the file of the user's code that made the model, by name and hash; empty where there is none.
     """
 
-    target: SmoothedTarget
+    target: Target
+    base: Target
     data: Dataset
     described: Facts
     code: str = ""
@@ -75,6 +85,19 @@ class Bench:
         self.identity: str | None = None
         self._subject: Subject | None = None
         self._inputs: tuple[tuple[int, int, str], ...] | None = None
+
+    def aside(self, spec: RunSpec) -> Bench:
+        """Make a bench for another specification of the same model, noise and data, which shares what is loaded.
+
+        Args:
+            spec: the other specification.
+
+        Returns:
+            The bench.
+        """
+        other = Bench(spec, device=self.device, trust_code=self.trust_code)
+        other._subject, other._inputs = self._subject, self._inputs
+        return other
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_subject": None, "_inputs": None}
@@ -113,7 +136,7 @@ class Bench:
             batch = [subject.data[place] for place in range(start, min(start + rows, len(subject.data)))]
             images = torch.stack([torch.from_numpy(example.image) for example in batch])
             with torch.inference_mode():
-                found = subject.target.base.predict(images).cpu()
+                found = subject.base.predict(images).cpu()
             correct += int((found == torch.tensor([example.label for example in batch])).sum())
         return correct
 
@@ -178,22 +201,23 @@ def prepare(
     place = device or spec.device
     if place.partition(":")[0] != spec.device:
         raise UsageError(f"device is {place} and the specification says {spec.device}: their noise differs")
-    method = _method(spec)
+    method = _method(spec, trust_code=trust_code)
     bench = bench or Bench(spec, device=place, trust_code=trust_code)
     subject, inputs = bench.subject(), bench.inputs()
     store.settle(
         {
             "target": subject.target.fingerprint,
-            "base target": subject.target.base.fingerprint,
+            "base target": subject.base.fingerprint,
             "data": subject.data.fingerprint,
             "input shape": "x".join(str(side) for side in subject.target.input_shape),
             "classes": str(subject.target.num_classes),
-            "method revision": str(method.revision),
+            f"{'attack' if spec.kind == 'attack' else 'method'} revision": str(method.revision),
             **({"code": subject.code} if subject.code else {}),
         }
     )
     bench.identity = subject.identity
     plan = _plan(
+        spec,
         store,
         subject,
         samples=len(inputs) * _draws(method),
@@ -203,7 +227,7 @@ def prepare(
         on_note=on_note,
     )
     bench.plan = plan
-    rehearsed = list(_stream(bench, subject, (), lambda _: None))
+    rehearsed = list(measure(bench, (), lambda _: None))
     assert not rehearsed, "a method gave a record of no input"
     conditions = Conditions(subject.identity, plan.key(), method.revision)
     tasks = tuple(tasks_of(spec, conditions, inputs))
@@ -233,142 +257,59 @@ def measure(bench: Bench, tasks: Iterable[Task], tick: Tick) -> Iterator[Measure
             f"{bench.spec.model} is another classifier each time it is loaded ({bench.identity} when the run was "
             f"prepared, {subject.identity} in a worker process): seed its construction, or load its weights from a file"
         )
+    if bench.spec.kind == "attack":
+        yield from _attack(bench, subject, tasks, tick)
+        return
     held: dict[int, Task] = {}
 
     def inputs() -> Iterator[tuple[int, Tensor]]:
         import torch
 
-        from calipers.sources.inputs import input_digest
-
         for task in tasks:
-            image = subject.data.pixels.read(task.index)
-            if input_digest(image) != task.digest:
-                raise InvalidInput(
-                    f"input {task.index} of {bench.spec.data} changed while it was measured: keep it still"
-                )
             held[task.index] = task
-            yield task.index, torch.from_numpy(image)
+            yield task.index, torch.from_numpy(_pixels(bench, subject, task))
 
     for record in _stream(bench, subject, inputs(), tick):
         task = held.pop(record.index)
         yield Measured(task.key, [replace(record, label=task.label, input_digest=task.digest)])
 
 
-def reread(
-    certificates: Sequence[Certificate],
-    *,
-    alpha: float,
-    bound: str,
-    validity: str | None = None,
-    dimension: int | None = None,
-) -> list[Certificate]:
-    """Ask another question of the counts that certificates hold: no forward pass, and no torch.
+def _pixels(bench: Bench, subject: Subject, task: Task) -> NDArray[np.float32]:
+    from calipers.sources.inputs import input_digest
 
-    Args:
-        certificates: certificates with their counts (hard votes) or means and variances (soft votes), all
-        of one run.
-        alpha: the probability that one new certificate fails.
-        bound: ``two-sided`` or ``one-sided`` for hard votes, ``empirical-bernstein`` or ``hoeffding`` for
-        soft ones.
-        validity: ``fixed`` or ``anytime`` for hard votes; None takes what the stopping rule allows.
-        dimension: the number of coordinates of an input, needed where the norm is not the noise's own.
-
-    Returns:
-        The new certificates, in the same order.
-
-    Raises:
-        UsageError: if a certificate has no counts, or the dimension is needed and unknown.
-        Unsound: if the bound does not hold for how the counts were drawn.
-    """
-    rows = list(certificates)
-    if not rows:
-        return []
-    for row in rows:
-        if not row.counts:
-            raise UsageError(
-                f"the certificate of input {row.index} has no counts (it was imported from a log that has none): only "
-                "runs of calipers can be read again"
-            )
-    norm = Norm.parse(rows[0].norm)
-    noise = catalog.build_noise(rows[0].noise)
-    if norm is not noise.norm and dimension is None:
-        raise UsageError(
-            f"the radii are in {norm} under {noise!r}, and the run does not say the inputs' dimension"
+    image = subject.data.pixels.read(task.index)
+    if input_digest(image) != task.digest:
+        raise InvalidInput(
+            f"input {task.index} of {bench.spec.data} changed while it was measured: keep it still"
         )
-    if rows[0].votes == "soft":
-        if validity == "anytime":
-            raise Unsound("means of scores have no bound that holds at any time here: leave validity out")
-        return [_reread_means(row, alpha=alpha, bound=bound, dimension=dimension or 1) for row in rows]
-    return _reread_votes(rows, alpha=alpha, bound=bound, validity=validity, dimension=dimension or 1)
+    return image
 
 
-def _reread_votes(
-    rows: list[Certificate], *, alpha: float, bound: str, validity: str | None, dimension: int
-) -> list[Certificate]:
+def _attack(bench: Bench, subject: Subject, tasks: Iterable[Task], tick: Tick) -> Iterator[Measured]:
     import numpy as np
+    import torch
 
-    from calipers.certificates.smoothing.votes import certify_vote_table
-
-    norm = Norm.parse(rows[0].norm)
-    noise = catalog.build_noise(rows[0].noise)
-    if bound not in ("two-sided", "one-sided"):
-        raise UsageError(f"bound is {bound!r}: use two-sided or one-sided")
-    if validity not in (None, "fixed", "anytime"):
-        raise UsageError(f"validity is {validity!r}: use fixed or anytime")
-    found = certify_vote_table(
-        np.array([row.counts for row in rows], dtype=np.int64),
-        selected=np.array([row.selected for row in rows], dtype=np.int64),
-        radius=lambda p_lower, p_upper: noise.radius(p_lower, p_upper, norm, dimension=dimension),
-        alpha=alpha,
-        bound=bound,  # type: ignore[arg-type]  # one of the two, by the check above
-        stopping=catalog.build_stopping(rows[0].stopping),
-        validity=validity,  # type: ignore[arg-type]
-        budget=rows[0].budget,
-        theorem=noise.theorem,
-    )
-    return [
-        replace(
-            row,
-            prediction=int(found.prediction[place]),
-            radius=float(found.radius[place]),
-            p_lower=float(found.p_lower[place]),
-            p_upper=float(found.p_upper[place]),
-            theorem=found.theorem,
-            alpha=alpha,
-            bound=bound,
-            method=catalog.changed(row.method, {"alpha": alpha, "bound": bound}),
+    spec = bench.spec
+    attack = catalog.build_attack(spec.method, trust_code=bench.trust_code)
+    judge = catalog.build_judge(spec.judge)
+    threat = ThreatModel(Norm.parse(spec.norm), float(parse_size(spec.eps)) if spec.eps else None)
+    rows = bench.plan.batch_size if bench.plan is not None else 100
+    feed = iter(tasks)
+    while batch := list(itertools.islice(feed, rows)):
+        found = attack(
+            subject.target,
+            torch.from_numpy(np.stack([_pixels(bench, subject, task) for task in batch])),
+            torch.tensor([task.label for task in batch]),
+            threat,
+            seed=spec.seed,
+            indices=[task.index for task in batch],
+            judge=judge,
+            through=None if subject.target is subject.base else subject.base,
         )
-        for place, row in enumerate(rows)
-    ]
-
-
-def _reread_means(row: Certificate, *, alpha: float, bound: str, dimension: int) -> Certificate:
-    from calipers.certificates.smoothing.radius import convert_radius
-    from calipers.certificates.smoothing.soft import certify_means
-
-    noise = catalog.build_noise(row.noise)
-    found = certify_means(
-        row.means or (),
-        row.variances or (),
-        samples=row.samples,
-        selected=row.selected,
-        sigma=noise.scale,
-        alpha=alpha,
-        mean_bound=bound,  # type: ignore[arg-type]  # refused there if it is another
-        lemma=catalog.field_of(row.method, "lemma"),  # type: ignore[arg-type]
-        failed=row.counts[-1],
-    )
-    return replace(
-        row,
-        prediction=found.prediction,
-        radius=float(convert_radius(found.radius, Norm.L2, Norm.parse(row.norm), dimension)),
-        p_lower=found.p_lower,
-        p_upper=found.p_upper,
-        theorem=found.theorem,
-        alpha=alpha,
-        bound=bound,
-        method=catalog.changed(row.method, {"alpha": alpha, "mean_bound": bound}),
-    )
+        tick(int(found.forwards.sum()))
+        adversarial = found.adversarial.cpu().numpy()
+        for task, record, image in zip(batch, found.records(), adversarial, strict=True):
+            yield Measured(task.key, [replace(record, input_digest=task.digest)], {"adversarial": image})
 
 
 def _stream(
@@ -386,7 +327,10 @@ def _stream(
         )
 
 
-def _method(spec: RunSpec) -> Certifier | VotePredictor:
+def _method(spec: RunSpec, *, trust_code: bool) -> Certifier | VotePredictor | Attack:
+    if spec.kind == "attack":
+        catalog.build_judge(spec.judge)
+        return catalog.build_attack(spec.method, trust_code=trust_code)
     if spec.kind == "predict":
         return catalog.build_predictor(spec.method)
     if spec.kind == "certify":
@@ -394,7 +338,7 @@ def _method(spec: RunSpec) -> Certifier | VotePredictor:
     raise UsageError(f"a run of kind {spec.kind!r} is read from counts or a file, not measured")
 
 
-def _draws(method: Certifier | VotePredictor) -> int:
+def _draws(method: Certifier | VotePredictor | Attack) -> int:
     # The most forwards that one input can take.
     from calipers.certificates.smoothing.certifier import SoftCertifier, VoteCertifier, VotePredictor
 
@@ -428,23 +372,34 @@ def _load(spec: RunSpec, device: str, *, trust_code: bool) -> Subject:
         data = data.take(skip=spec.skip, limit=spec.limit)
     if spec.sample is not None:
         data = data.sample(spec.sample, seed=spec.seed)
-    smoothed = smooth(base, catalog.build_noise(spec.noise), spec.votes or "hard")
-    return Subject(smoothed, data, (*model.description, *data.describe()), model.code)
+    target = base
+    if spec.noise:
+        target = smooth(
+            base,
+            catalog.build_noise(spec.noise),
+            spec.votes or "hard",
+            samples=_JUDGED,
+            search_samples=_SEARCHED,
+        )
+    return Subject(target, base, data, (*model.description, *data.describe()), model.code)
 
 
 def _digests(subject: Subject) -> Iterator[tuple[int, int, str]]:
     import torch
 
+    from calipers.certificates.smoothing.smoothed import SmoothedTarget
     from calipers.sources.inputs import input_digest
 
     for example in subject.data:
         image = torch.from_numpy(example.image)
         subject.target.check_inputs(image[None], indices=[example.index])
-        subject.target.noise.prepare(image)
+        if isinstance(subject.target, SmoothedTarget):
+            subject.target.noise.prepare(image)
         yield example.index, example.label, input_digest(example.image)
 
 
 def _plan(
+    spec: RunSpec,
     store: RunStore,
     subject: Subject,
     *,
@@ -457,19 +412,30 @@ def _plan(
     import torch
 
     from calipers.certificates.smoothing.plan import ExecutionPlan, compiler_available, measure_plan
+    from calipers.certificates.smoothing.stopping import CHUNK
 
     threads = max(1, torch.get_num_threads() // jobs)
-    stored = store.facts().get("plan")
+    name = "attack plan" if spec.kind == "attack" else "plan"
+    stored = store.facts().get(name)
+    if stored is None and (subject.target is subject.base or spec.kind == "attack"):
+        plan = ExecutionPlan(
+            batch_size or CHUNK,
+            channels_last=False,
+            device=subject.base.device.type,
+            note="batches of a fixed size",
+        )
+        store.settle({name: plan.to_json()})
+        return plan
     if stored is None:
         plan = measure_plan(
-            subject.target.base,
+            subject.base,
             samples=samples // jobs,
             batch_size=batch_size,
             compile_allowed=compile_allowed,
             threads=threads,
             on_note=on_note,
         )
-        store.settle({"plan": plan.to_json()})
+        store.settle({name: plan.to_json()})
         return plan
     plan = ExecutionPlan.from_json(stored)
     if batch_size is not None and batch_size != plan.batch_size:

@@ -9,7 +9,7 @@ from typing import final
 from calipers.errors import UsageError
 from calipers.evidence.records import Certificate
 from calipers.runs import catalog
-from calipers.runs.measure import reread
+from calipers.runs.reread import reread
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import Measured, RunStore
 from calipers.runs.tasks import Conditions

@@ -135,6 +135,7 @@ def carry_out(
     executor: Executor | None = None,
     deadline: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    of: int | None = None,
 ) -> RunSummary:
     """Measure the tasks that are not in the store yet, and store what comes.
 
@@ -151,6 +152,7 @@ def carry_out(
         deadline: the value of ``time.monotonic()`` at which to stop; inputs begun and not finished are left
             for the next call.
         on_progress: told how far the run is, several times a second.
+        of: how many tasks the whole run has, where these are a part of it.
 
     Returns:
         What was done.
@@ -183,7 +185,7 @@ def carry_out(
 
     stopped: Literal["done", "time"] = "done"
     if todo:
-        store.note("started", _circumstances(executor) | {"todo": len(todo), "total": len(wanted)})
+        store.note("started", _circumstances(executor) | {"todo": len(todo), "total": of or len(wanted)})
         try:
             tick(0)
             with contextlib.closing(executor.stream(measure, context, todo, tick=tick)) as stream:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, final, get_args
 
 from calipers.errors import StoreCorrupt, UsageError
 
 __all__ = ["RunSpec", "difference"]
 
-Kind = Literal["certify", "predict", "recertify", "import"]
+Kind = Literal["certify", "predict", "attack", "bracket", "recertify", "import"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Votes = Literal["", "hard", "soft"]
 DeviceKind = Literal["cpu", "cuda"]
 NormName = Literal["l0", "l1", "l2", "linf"]
 
+_LATER = ("attack", "judge")
 _CHOICES = {"kind": Kind, "norm": NormName, "votes": Votes, "precision": Precision, "device": DeviceKind}
 
 
@@ -30,10 +31,10 @@ class RunSpec:
     specification when the run first starts, and checked when it goes on.
 
     Args:
-        kind: the verb that makes the records: certify, predict, recertify or import.
+        kind: the verb that makes the records: certify, predict, attack, bracket, recertify or import.
         model: the model reference, as written.
         data: the data reference, as written.
-        method: the repr of the method, such as ``VoteCertifier(n0=100, n=100000)``.
+        method: the repr of the method, such as ``VoteCertifier(n0=100, n=100000)``; for a bracket, the certifier.
         norm: the norm of the threat model: l0, l1, l2 or linf.
         noise: the repr of the noise, empty where a method has none.
         votes: ``hard`` or ``soft``; empty where a method has no votes.
@@ -45,6 +46,8 @@ class RunSpec:
         limit: how many inputs to take after that; None takes all.
         sample: the size of a seeded, stratified subset; None takes all.
         source: what another run or file these records were made from, empty where none.
+        attack: the repr of the attack of a bracket; empty elsewhere.
+        judge: the repr of the judge, where something is attacked.
 
     Raises:
         UsageError: if a number is out of its range, or a word is not one of those allowed.
@@ -70,6 +73,8 @@ class RunSpec:
     limit: int | None = None
     sample: int | None = None
     source: str = ""
+    attack: str = ""
+    judge: str = ""
 
     def __post_init__(self) -> None:
         for name, choice in _CHOICES.items():
@@ -88,9 +93,12 @@ class RunSpec:
         """Write the specification canonically (sorted, no spaces): equal specifications are equal texts.
 
         Returns:
-            One line of JSON.
+            One line of JSON; fields that came later than the first version are left out where they are empty, so that
+            older runs keep their names.
         """
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        row = asdict(self)
+        kept = {name: value for name, value in row.items() if value or name not in _LATER}
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -115,6 +123,21 @@ class RunSpec:
     def hash(self) -> str:
         """The SHA-256 of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def jaws(self) -> tuple[RunSpec, RunSpec]:
+        """Split a bracket into what it is made of.
+
+        Returns:
+            The specification of its certificates, and that of its attempts.
+
+        Raises:
+            UsageError: if this is no bracket.
+        """
+        if self.kind != "bracket":
+            raise UsageError(f"a run of kind {self.kind!r} has one side: only a bracket has two")
+        below = replace(self, kind="certify", attack="", judge="", eps="")
+        above = replace(self, kind="attack", method=self.attack, attack="")
+        return below, above
 
     def difference(self, other: RunSpec) -> list[str]:
         """Say where another specification differs.

@@ -82,6 +82,7 @@ class Conditions:
             spec.device,
             self.batch_shape,
             spec.source,
+            *((spec.judge,) if spec.judge else ()),
         )
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 

@@ -27,7 +27,7 @@ from calipers.errors import TargetError, Unsound
 from calipers.evidence.records import Certificate, record_from_json
 from calipers.randomness import Role, Stream
 from calipers.report.tables import floored
-from calipers.runs.measure import reread
+from calipers.runs.reread import reread
 from calipers.target import Target
 from calipers.testing.known_answers import half_space, staircase
 from calipers.threat.threat_model import ABSTAIN, Norm, ThreatModel

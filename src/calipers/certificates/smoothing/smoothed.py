@@ -39,6 +39,8 @@ class SmoothedTarget(Target):
         votes: ``hard`` or ``soft``.
         samples: the draws that ``predict`` and ``logits`` take, which are not part of the classifier's identity.
         alpha: the probability with which ``predict`` may give a class that is not g's.
+        search_samples: the draws that it takes where an attack asks (draws in the role of a search); ``samples`` if
+            None.
 
     Raises:
         UsageError: if an argument means nothing.
@@ -48,7 +50,14 @@ class SmoothedTarget(Target):
     """
 
     def __init__(
-        self, base: Target, noise: Noise, votes: Votes = "hard", *, samples: int = 1000, alpha: float = 0.001
+        self,
+        base: Target,
+        noise: Noise,
+        votes: Votes = "hard",
+        *,
+        samples: int = 1000,
+        alpha: float = 0.001,
+        search_samples: int | None = None,
     ) -> None:
         if votes not in ("hard", "soft"):
             raise UsageError(f"votes is {votes!r}: use hard or soft")
@@ -70,7 +79,7 @@ class SmoothedTarget(Target):
             raise ScoresUnavailable(
                 f"{base.name} gives decisions only: soft votes need scores, use votes='hard'"
             )
-        if samples < 1 or not 0 < alpha < 1:
+        if min(samples, search_samples or samples) < 1 or not 0 < alpha < 1:
             raise UsageError(
                 f"samples is {samples} and alpha {alpha}: give at least 1, and a value inside (0, 1)"
             )
@@ -78,6 +87,7 @@ class SmoothedTarget(Target):
         self.noise = noise
         self.votes: Votes = votes
         self.samples = samples
+        self.search_samples = search_samples or samples
         self.alpha = alpha
         self._set_question(base.num_classes, base.input_shape, base.bounds, base.stochastic, detector=False)
         self.precision = base.precision
@@ -107,7 +117,7 @@ class SmoothedTarget(Target):
         """
         tallies = self._tallies(x, draws, plan)
         if self.votes == "soft":
-            return torch.from_numpy(_decide_means(tallies.numpy(), self.samples, self.alpha))
+            return torch.from_numpy(_decide_means(tallies.numpy(), self._asked(draws), self.alpha))
         found = torch.from_numpy(predict_vote_table(tallies.numpy().astype("int64"), alpha=self.alpha))
         return torch.where(found == ABSTAIN, self.num_classes, found)
 
@@ -135,8 +145,12 @@ class SmoothedTarget(Target):
             raise ScoresUnavailable(
                 f"{self.name} votes and has no scores: attack it through votes='soft' or its base"
             )
-        means = self._tallies(x, draws, plan)[:, : self.num_classes] / self.samples
+        means = self._tallies(x, draws, plan)[:, : self.num_classes] / self._asked(draws)
         return means.clamp_min(1e-30).log().float()
+
+    def _asked(self, draws: Draws | None) -> int:
+        # How many draws an answer takes.
+        return self.search_samples if draws is not None and draws.role is Role.SEARCH else self.samples
 
     def _tallies(self, x: Tensor, draws: Draws | None, plan: ExecutionPlan | None) -> Tensor:
         from calipers.certificates.smoothing.sampling import Sampler, tally_scores, tally_votes
@@ -160,7 +174,7 @@ class SmoothedTarget(Target):
             raise UsageError(f"{len(x)} inputs came with {len(places)} different draws: give one index each")
         numbered = ((source.indices[row], image) for row, image in inputs)
         for item in sampler.run(
-            numbered, n0=0, checkpoints=lambda _: self.samples, settle=lambda ready: [True] * len(ready)
+            numbered, n0=0, checkpoints=lambda _: self._asked(draws), settle=lambda ready: [True] * len(ready)
         ):
             rows[places[item.index]] = torch.from_numpy(item.estimate)
         return rows
@@ -192,7 +206,13 @@ def _decide_means(tallies: NDArray[np.float64], samples: int, alpha: float) -> N
 
 
 def smooth(
-    target: Target, noise: Noise, votes: Votes = "hard", *, samples: int = 1000, alpha: float = 0.001
+    target: Target,
+    noise: Noise,
+    votes: Votes = "hard",
+    *,
+    samples: int = 1000,
+    alpha: float = 0.001,
+    search_samples: int | None = None,
 ) -> SmoothedTarget:
     """Smooth a classifier.
 
@@ -202,8 +222,9 @@ def smooth(
         votes: ``hard`` counts classes, ``soft`` averages softmax scores; they are two classifiers.
         samples: the draws that the smoothed classifier's own ``predict`` takes.
         alpha: the probability with which that ``predict`` may err.
+        search_samples: the draws that it takes where an attack asks; ``samples`` if None.
 
     Returns:
         The smoothed classifier.
     """
-    return SmoothedTarget(target, noise, votes, samples=samples, alpha=alpha)
+    return SmoothedTarget(target, noise, votes, samples=samples, alpha=alpha, search_samples=search_samples)
