@@ -36,7 +36,7 @@ Split = tuple[torch.Tensor, torch.Tensor]
 RADII = {"0.25": 0.25, "36/255": 36 / 255, "72/255": 72 / 255, "108/255": 108 / 255}
 
 RECIPES = {
-    "fashion-lipschitz": LipschitzTraining(arch="lipconv28", epochs=15, precision="bf16"),
+    "fashion-lipschitz": LipschitzTraining(arch="lipconv28", epochs=12, precision="bf16"),
     "fashion-lipschitz-mlp": LipschitzTraining(arch="lipmlp28", epochs=12, precision="bf16"),
     "cifar10-lipschitz": LipschitzTraining(
         arch="lipconv32", epochs=20, margin=0.25, augment="flip-crop", precision="bf16"

@@ -57,6 +57,37 @@ def test_consistency_draws_each_image_twice(calipers: Call, patterns: Path) -> N
     assert "draws=2, consistency=20.0" in said.json["recipe"]
 
 
+def test_what_is_trained_for_its_lipschitz_constant_can_be_certified_by_it(
+    calipers: Call, patterns: Path
+) -> None:
+    said = calipers(
+        *("train", "lipschitz", "npz:train.npz", "--epochs", "4", "--batch-size", "20", "--margin", "64/256"),
+        *("-o", "net.safetensors", "--device", "cpu", "--test", "npz:train.npz"),
+    )
+    assert said.code == 0, said.err
+    assert "accuracy 1.0000 on 100 test images, clean" in said.out
+    assert "next:  calipers certify file:net.safetensors DATA --lipschitz" in said.out
+    assert "margin=0.25" in said.err
+    certified = calipers(
+        *("certify", "file:net.safetensors", "npz:train.npz", "--lipschitz", "--limit", "6"),
+        *("--device", "cpu", "--json"),
+    )
+    assert certified.code == 0, certified.err
+    curve = {
+        float(row["radius"]): row["certified"] for row in certified.json["summary"]["certified_accuracy"]
+    }
+    assert curve[0.25] == 6
+
+
+def test_an_architecture_whose_layers_cannot_be_kept_from_stretching_is_refused(
+    calipers: Call, patterns: Path
+) -> None:
+    said = calipers("train", "lipschitz", "npz:train.npz", "--arch", "cnn28", "-o", "net.safetensors")
+    assert said.code == 2
+    assert "conv1 (Conv2d)" in said.complaint
+    assert not Path("net.safetensors").exists()
+
+
 def test_weights_that_are_there_are_never_overwritten(calipers: Call, patterns: Path) -> None:
     Path("net.safetensors").write_text("precious")
     said = calipers(*recipe())

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from calipers.errors import UsageError
-from calipers.sources.architectures import architectures, build, input_shape
+from calipers.sources.architectures import GroupSort, architectures, build, input_shape
 
 DATA = Path(os.environ.get("CALIPERS_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -47,6 +47,32 @@ def test_a_shortcut_takes_every_second_pixel_and_pads_zero_channels_on_both_side
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
     assert not y[:, :8].any()
     assert not y[:, 24:].any()
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 6])
+@pytest.mark.parametrize("training", [False, True])
+def test_groupsort_sorts_the_channels_that_are_a_stride_apart(group_size: int, training: bool) -> None:
+    x = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = GroupSort(group_size).train(training)(x)
+    stride = 12 // group_size
+    for group in range(stride):
+        channels = range(group, 12, stride)
+        assert torch.allclose(y[:, channels], x[:, channels].sort(dim=1).values, rtol=1e-15, atol=1e-15)
+
+
+def test_groupsort_permutes_exactly_what_it_is_given_when_it_does_not_train() -> None:
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 6, 8)
+    y = GroupSort().eval()(x)
+    assert torch.equal(y.sort(dim=1).values, x.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_groupsort_passes_each_derivative_to_where_its_value_came_from(training: bool) -> None:
+    x = torch.tensor([[3.0, 1.0, 2.0, 5.0]], requires_grad=True)
+    (GroupSort().train(training)(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    # Pairs (3, 2) and (1, 5) become (2, 3) and (1, 5)
+    assert x.grad is not None
+    assert x.grad.tolist() == [[3.0, 2.0, 1.0, 4.0]]
 
 
 def test_building_depends_on_the_seed_alone_and_leaves_the_global_generator() -> None:
