@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_globals
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 
@@ -61,6 +62,8 @@ def _check_modes(module: nn.Module) -> None:
         kind = type(part).__name__
         if part.training:
             raise UnknownLayer(path, kind, "is in training mode: call .eval() on the network")
+        if isinstance(part, LazyModuleMixin):
+            raise UnknownLayer(path, kind, "is not initialized yet: run the network once")
         if part._forward_hooks or part._forward_pre_hooks:
             raise UnknownLayer(
                 path,
@@ -112,20 +115,29 @@ def constant(place: str, value: Any) -> Any:
 
 
 def _bake(module: nn.Module) -> nn.Module:
-    """Replace parametrized weights by their values."""
+    """Replace parametrized weights by their values, and the classes that compute them by those they stand for.
+
+    ``torch.nn.utils.parametrize.remove_parametrizations`` would take the property off a class that copies share.
+
+    Returns:
+        The module.
+
+    Raises:
+        UnknownLayer: if a weight cannot be computed.
+    """
     for path, part in list(module.named_modules()):
         if not parametrize.is_parametrized(part):
             continue
         assert isinstance(part.parametrizations, nn.ModuleDict)
-        for name in list(part.parametrizations):
-            try:
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
-            except Exception as problem:
-                raise UnknownLayer(
-                    path,
-                    type(part).__name__,
-                    f"has a parametrization that cannot be read: {one_line(problem)}",
-                ) from problem
+        try:
+            values = {name: getattr(part, name).detach().clone() for name in part.parametrizations}
+        except Exception as problem:
+            reason = f"has a parametrization that cannot be read: {one_line(problem)}"
+            raise UnknownLayer(path, type(part).__name__, reason) from problem
+        part.__class__ = parametrize.type_before_parametrizations(part)
+        del part.parametrizations
+        for name, value in values.items():
+            part.register_parameter(name, nn.Parameter(value, requires_grad=False))
     return module
 
 

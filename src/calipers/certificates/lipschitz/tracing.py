@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+import jaxtyping
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
@@ -295,7 +296,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         root = _Root(frozen(original)).eval()
         tracer = _Tracer()
         try:
-            with _without_autocast():
+            with _plainly():
                 graph = tracer.trace(root)
         except Exception as problem:
             place, kind, reason = _refusal(tracer, module, problem)
@@ -304,17 +305,20 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
 
 
 @contextlib.contextmanager
-def _without_autocast() -> Iterator[None]:
-    """Refuse automatic mixed precision, which leaves no trace in a graph."""
+def _plainly() -> Iterator[None]:
+    """Refuse automatic mixed precision, which leaves no trace, and let checks of types pass what stands for tensors."""
 
     def refuse(self: Any) -> None:
         raise TypeError("it computes under torch.autocast, in a coarser format than its weights have")
 
+    checked = jaxtyping.config.jaxtyping_disable
     entered = torch.amp.autocast_mode.autocast.__enter__
     torch.amp.autocast_mode.autocast.__enter__ = refuse  # type: ignore[method-assign]
+    jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
+        jaxtyping.config.update("jaxtyping_disable", checked)
         torch.amp.autocast_mode.autocast.__enter__ = entered  # type: ignore[method-assign]
 
 

@@ -224,6 +224,8 @@ def array(call: Call, value: Any) -> np.ndarray:
     Raises:
         UnknownLayer: if a value is missing, complex, NaN or infinite.
     """
+    if isinstance(value, Flow):
+        raise call.unknown("has weights or settings that depend on the network's input")
     if not isinstance(value, Tensor | int | float) or (isinstance(value, Tensor) and value.is_complex()):
         raise call.unknown(f"has {type(value).__name__} for weights")
     found: np.ndarray = torch.as_tensor(value).detach().double().cpu().numpy()

@@ -39,11 +39,20 @@ def _spatial(call: Call, flow: Flow, axes: int) -> None:
         raise call.unknown(f"is given features of shape {flow.shape}: channels and {axes} axes are known")
 
 
-def _covered(inputs: int, windows: Sequence[Sequence[int]]) -> int:
-    """Count in how many windows the most frequent position lies."""
+def _covered(call: Call, inputs: int, windows: Sequence[Sequence[int]]) -> int:
+    """Count in how many windows the most frequent position lies.
+
+    Returns:
+        The count, at least 1.
+
+    Raises:
+        UnknownLayer: if a window holds padding alone, so that its maximum is no number.
+    """
     counts = np.zeros(inputs, dtype=np.int64)
     for window in windows:
         inside = [place for place in window if 0 <= place < inputs]
+        if not inside:
+            raise call.unknown("has a window that holds padding alone: its maximum is minus infinity")
         counts[inside] += 1
     return int(counts.max())
 
@@ -83,7 +92,7 @@ def _max_pool(axes: int) -> Rule:
         steps = sides if stride is None or stride == [] else _tuple(call, stride, axes)
         around, spread = _tuple(call, padding, axes), _tuple(call, dilation, axes)
         covered = [
-            _covered(n, [[w * s - p + t * d for t in range(k)] for w in range(m)])
+            _covered(call, n, [[w * s - p + t * d for t in range(k)] for w in range(m)])
             for n, m, k, s, p, d in zip(
                 flow.shape[1:], call.shape[1:], sides, steps, around, spread, strict=True
             )
@@ -105,7 +114,7 @@ def _adaptive_max_pool(axes: int) -> Rule:
             raise call.unknown("returns indices, which jump")
         _spatial(call, flow, axes)
         covered = [
-            _covered(n, [range(*window) for window in _adaptive_windows(n, m)])
+            _covered(call, n, [range(*window) for window in _adaptive_windows(n, m)])
             for n, m in zip(flow.shape[1:], call.shape[1:], strict=True)
         ]
         return _largest(call, flow, covered)
@@ -297,6 +306,11 @@ FUNCTIONS: Final[dict[Any, Rule]] = {
     functional.adaptive_avg_pool1d: _adaptive_avg_pool(1),
     functional.adaptive_avg_pool2d: _adaptive_avg_pool(2),
     functional.adaptive_avg_pool3d: _adaptive_avg_pool(3),
+    torch.max_pool1d: _max_pool(1),
+    torch.max_pool2d: _max_pool(2),
+    torch.max_pool3d: _max_pool(3),
+    torch.avg_pool1d: _avg_pool(1),
+    torch.adaptive_avg_pool1d: _adaptive_avg_pool(1),
     torch.mean: _reduced(True),
     torch.sum: _reduced(False),
     torch.amax: _extreme,
