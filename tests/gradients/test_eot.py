@@ -320,6 +320,8 @@ def test_transformations_of_an_input_do_not_depend_on_the_batch() -> None:
         ).gradient
         assert torch.allclose(many[4:5], alone, atol=1e-6)
         assert not torch.allclose(many, _estimate(estimator, target, X, Y, seed=1).gradient)
+        parted = EOT(3, over=over, max_batch=6)
+        assert torch.allclose(many, _estimate(parted, target, X, Y).gradient, atol=1e-6)
 
 
 def test_a_drawn_transformation_is_differentiated_through() -> None:
