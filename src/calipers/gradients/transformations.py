@@ -173,18 +173,13 @@ class Finite(Transformations):
     def __call__(
         self, copies: Float[Tensor, "copies *dims"], generator: Generator
     ) -> Float[Tensor, "copies *rest"]:
-        """Transform each copy by a member drawn for it."""
+        """Transform the copies by members drawn for them, those of one member in a row: the copies are all alike."""
         members = self.members()
         chances = torch.tensor([member.probability for member in members], device=copies.device)
         chosen = torch.multinomial(chances, len(copies), replacement=True, generator=generator)
-        order = chosen.argsort(stable=True)
         sizes = chosen.bincount(minlength=len(members)).tolist()
-        parts = [
-            member.transform(part)
-            for member, part in zip(members, torch.split(copies[order], sizes), strict=True)
-            if len(part)
-        ]
-        return torch.cat(parts)[order.argsort()]
+        parts = zip(members, torch.split(copies, sizes), strict=True)
+        return torch.cat([member.transform(part) for member, part in parts if len(part)])
 
     def members(self) -> tuple[Member, ...]:
         """List the transformations with their probabilities."""
