@@ -4,8 +4,9 @@
 
 ``tightness`` draws zero-padded 3 x 3 kernels from 8 to 16 channels and divides each bound by the largest singular value
 of the layer's matrix. ``exact`` raises the input size to 16 000 unknowns, where the truth is a Lanczos iteration run
-to the last digits. ``against_svd`` times the bounds and a dense singular value decomposition of the same matrix. Times are
-medians on one thread, in wall and in CPU seconds of the process; ratios are of CPU seconds, since the machine may be shared.
+to the last digits. ``against_svd`` times the bounds and a dense singular value decomposition of the same matrix. Times
+are medians on one thread, in wall and in CPU seconds of the process; ratios are of CPU seconds, since the machine may
+be shared.
 """
 
 from __future__ import annotations

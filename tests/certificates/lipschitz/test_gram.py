@@ -21,8 +21,8 @@ def _dense(gram: ConvolutionGram) -> np.ndarray:
 def test_band_and_action_are_those_of_both_gram_matrices(seed: int) -> None:
     """Same eigenvalues as the Gram matrix of the Jacobian, whose unknowns stand in another order."""
     generator = np.random.default_rng(seed)
-    for module, size, jacobian in draw(seed, 60):
-        if module.padding_mode != "zeros":
+    for module, size, jacobian in draw(seed, 80):
+        if module.padding_mode != "zeros" or max(jacobian.shape) > 400:
             continue
         long = jacobian.T if module.transposed else jacobian
         for gram, matrix in zip(
