@@ -127,6 +127,13 @@ def test_the_box_bounds_the_search() -> None:
     net = Lambda(lambda x: torch.where(x < 1.0, x, 1.0 + 100.0 * (x - 1.0)))
     assert sampled_lower_bound(net, (3,), (0.0, 1.0), steps=30) <= 1.0
     assert sampled_lower_bound(net, (3,), (0.0, 2.0), steps=30) == pytest.approx(100.0, rel=1e-6)
+    for box in ((0.0, 1.0), (-1.0, 0.0)):  # the slope is 2 at the outer face
+        assert 1.95 < sampled_lower_bound(Lambda(torch.square), (3,), box, steps=30) <= 2.0
+
+
+def test_a_network_may_overwrite_its_input() -> None:
+    net = nn.Sequential(nn.LeakyReLU(0.5, inplace=True), nn.Flatten())
+    assert sampled_lower_bound(net, (2,), (-1.0, 1.0), samples=32) == pytest.approx(1.0, rel=1e-6)
 
 
 def test_what_is_measured_is_left_as_it_was_and_measured_in_eval_mode() -> None:
