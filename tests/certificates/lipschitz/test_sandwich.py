@@ -127,8 +127,9 @@ def test_the_box_bounds_the_search() -> None:
     net = Lambda(lambda x: torch.where(x < 1.0, x, 1.0 + 100.0 * (x - 1.0)))
     assert sampled_lower_bound(net, (3,), (0.0, 1.0), steps=30) <= 1.0
     assert sampled_lower_bound(net, (3,), (0.0, 2.0), steps=30) == pytest.approx(100.0, rel=1e-6)
-    for box in ((0.0, 1.0), (-1.0, 0.0)):  # the slope is 2 at the outer face
-        assert 1.95 < sampled_lower_bound(Lambda(torch.square), (3,), box, steps=30) <= 2.0
+    for sign in (1.0, -1.0):  # the slope is 2 at the outer face, and larger outside
+        square = Lambda(lambda x, sign=sign: sign * x.square())
+        assert 1.95 < sampled_lower_bound(square, (3,), (0.0, 1.0), steps=30) <= 2.0
 
 
 def test_a_network_may_overwrite_its_input() -> None:
