@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, cast, final, get_args
+from typing import Literal, final, get_args
 
 import numpy as np
 import scipy.sparse
@@ -174,7 +174,7 @@ class Convolution:
             dilation=tuple(dilation),
             padding=padding,
             groups=module.groups,
-            padding_mode=cast(PaddingMode, module.padding_mode),
+            padding_mode=module.padding_mode,
             transposed=module.transposed,
             output_padding=tuple(module.output_padding) if module.transposed else (),
         )

@@ -70,7 +70,7 @@ class ConvolutionGram:
     @property
     def unknowns(self) -> int:
         """Number of rows of the Gram matrix."""
-        return self.kernel.shape[0] * self.forward.shape[0] * self.kernel.shape[2]
+        return int(self.kernel.shape[0] * self.forward.shape[0] * self.kernel.shape[2])
 
     @property
     def width(self) -> int:
@@ -78,7 +78,7 @@ class ConvolutionGram:
         top = self.back.max(axis=1)
         bottom = np.where(self.back < 0, np.iinfo(np.int64).max, self.back).min(axis=1)
         reach = int((top - bottom)[top >= 0].max(initial=0))
-        return min((reach + 1) * self.kernel.shape[2], self.unknowns) - 1
+        return min((reach + 1) * int(self.kernel.shape[2]), self.unknowns) - 1
 
     def apply(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         """Multiply a vector by the Gram matrix.
