@@ -255,6 +255,32 @@ def test_a_maximum_and_a_minimum_of_different_pairs_are_not_taken_for_a_sort() -
     assert operator_norm(jacobian(net, point), Norm.L2) <= upper
 
 
+def test_the_largest_and_the_smallest_of_a_group_are_two_entries_of_a_sorted_vector() -> None:
+    def function(x: Tensor) -> Tensor:
+        groups = x.view(x.shape[0], 2, -1)
+        return torch.cat([groups.min(1)[0], groups.amax(1)], 1)
+
+    assert float(lipschitz_upper_bound(Function(function).eval(), (4,))) == 1.0
+    assert float(lipschitz_upper_bound(Function(function).eval(), (6,), Norm.L1)) == 1.0
+
+
+def test_the_largest_and_the_smallest_of_one_entry_are_the_same_entry() -> None:
+    def single(x: Tensor) -> Tensor:
+        groups = x[:, None]
+        return torch.cat([groups.amin(1), groups.amax(1)], 1)
+
+    def other_axis(x: Tensor) -> Tensor:
+        return torch.cat([x.amin(1), x.amax(2)], 1)
+
+    upper = float(lipschitz_upper_bound(Function(single).eval(), (4,)))
+    assert upper >= operator_norm(jacobian(Function(single), torch.randn(4)), Norm.L2)
+    point = torch.tensor([[5.0, 0.0], [9.0, 8.0]])  # 0 and 5, then 5 and 9: the entry 5 counts twice
+    upper = float(lipschitz_upper_bound(Function(other_axis).eval(), (2, 2)))
+    assert (
+        upper >= operator_norm(jacobian(Function(other_axis), point), Norm.L2) == pytest.approx(math.sqrt(2))
+    )
+
+
 # ------------------------------------------------------------------------------------------------- matrices together
 def tail_cases() -> Iterator[tuple[str, nn.Module, list[np.ndarray], float]]:
     """Give networks whose gradient exceeds what ECLipsE-Fast would say of their matrices, with that gradient."""

@@ -61,15 +61,16 @@ class Base:
 
     Args:
         upper: upper bound on the constant from the network's input to these features.
-        kind: what made them: ``input``, ``activation``, ``maximum``, ``minimum``, ``settled`` or another layer.
         inputs: the flows that it was made of.
         slopes: the least and the largest slope of an elementwise activation; None for anything else.
+        extreme: whether it is the larger or the smaller of two flows, entry by entry, or the largest or smallest
+            of at least two entries along axes of one flow: ``maximum`` or ``minimum``, and the axes; () otherwise.
     """
 
     upper: float
-    kind: str
     inputs: tuple[Flow, ...] = ()
     slopes: tuple[float, float] | None = None
+    extreme: tuple[str, ...] | tuple[str, tuple[int, ...]] = ()
 
 
 @final
@@ -115,7 +116,7 @@ class Composition:
         Returns:
             Its flow, of constant 1.
         """
-        return Flow(Base(1.0, "input"), Monomial(shape), shape)
+        return Flow(Base(1.0), Monomial(shape), shape)
 
     def upper(self, flow: Flow) -> float:
         """Bound the constant of a flow; the bound of its map becomes a row of the table.
@@ -188,7 +189,7 @@ class Composition:
         if isinstance(flow.operator, Monomial) and flow.operator.is_identity:
             return flow
         if flow.settled is None:
-            base = Base(self.upper(flow), "settled", (flow,))
+            base = Base(self.upper(flow), (flow,))
             flow.settled = Flow(base, Monomial(flow.shape), flow.shape)
         return flow.settled
 
@@ -207,7 +208,7 @@ class Composition:
         constant = max(abs(slopes[0]), abs(slopes[1]))
         total = _times(self.upper(flow), constant)
         self._row(place, kind, constant, f"slope in [{slopes[0]:.7g}, {slopes[1]:.7g}]", False, total)
-        return Flow(Base(total, "activation", (flow,), slopes), Monomial(flow.shape), flow.shape)
+        return Flow(Base(total, (flow,), slopes), Monomial(flow.shape), flow.shape)
 
     def layer(
         self,
@@ -219,6 +220,7 @@ class Composition:
         shape: tuple[int, ...],
         method: str,
         linear: bool = False,
+        extreme: tuple[str, tuple[int, ...]] | tuple[()] = (),
     ) -> Flow:
         """Apply a layer of which only a constant is known.
 
@@ -230,16 +232,17 @@ class Composition:
             shape: the shape of one input's result.
             method: how the constant is known.
             linear: whether the layer is linear.
+            extreme: see :class:`Base`.
 
         Returns:
             The result, with no map pending.
         """
         total = _times(self.upper(flow), constant)
         self._row(place, kind, constant, method, linear, total)
-        return Flow(Base(total, kind, (flow,)), Monomial(shape), shape)
+        return Flow(Base(total, (flow,), extreme=extreme), Monomial(shape), shape)
 
     def together(
-        self, flows: Sequence[Flow], *, place: str, kind: str, shape: tuple[int, ...], role: str = ""
+        self, flows: Sequence[Flow], *, place: str, kind: str, shape: tuple[int, ...], extreme: str = ""
     ) -> Flow:
         """Join flows by a map that is 1-Lipschitz on all of them together: concatenation, the larger of two.
 
@@ -248,14 +251,15 @@ class Composition:
             place: where it is in the network.
             kind: what it is.
             shape: the shape of one input's result.
-            role: ``maximum`` or ``minimum`` where the result is that of two flows, entry by entry.
+            extreme: ``maximum`` or ``minimum`` where the result is that of two flows, entry by entry.
 
         Returns:
             The result, with no map pending.
         """
         total = self.joint(flows)
-        self._row(place, kind, 1.0, "1 on its inputs together", not role, total)
-        return Flow(Base(total, role or kind, tuple(flows)), Monomial(shape), shape)
+        self._row(place, kind, 1.0, "1 on its inputs together", not extreme, total)
+        base = Base(total, tuple(flows), extreme=(extreme,) if extreme else ())
+        return Flow(base, Monomial(shape), shape)
 
     def sum(self, first: Flow, second: Flow, *, sign: float, place: str, kind: str) -> Flow:
         """Add or subtract two flows of one shape.
@@ -283,14 +287,15 @@ class Composition:
         apart = up(self.upper(first) + self.upper(second))
         total = min(apart, _times(self.joint((first, second)), factor))
         self._row(place, kind, factor, "sum of branches", True, total)
-        return Flow(Base(total, kind, (first, second)), Monomial(first.shape), first.shape)
+        return Flow(Base(total, (first, second)), Monomial(first.shape), first.shape)
 
     def joint(self, flows: Sequence[Flow]) -> float:
         """Bound the constant of several flows as one vector.
 
         Parts of the same features are bounded by how often each feature occurs in them. The larger and the smaller of
-        the same two flows are a permutation of them, entry by entry, and sorting two numbers moves no pair of inputs
-        apart in any lp norm. What remains is joined as the blocks of a vector.
+        the same two flows are a permutation of them, entry by entry, and sorting moves no two vectors apart in any
+        lp norm; the largest and the smallest along axes are two entries of a sorted vector. What remains is
+        joined as the blocks of a vector.
 
         Args:
             flows: the flows.
@@ -361,13 +366,17 @@ def _stacked(maps: Sequence[Monomial]) -> Monomial:
 
 
 def _are_sorted(first: Base, second: Base) -> bool:
-    """Say whether two bases are the larger and the smaller of the same two flows.
+    """Say whether two bases are the larger and the smaller of the same two flows, or of the same axes of one.
 
     Returns:
         True if they are.
     """
-    if {first.kind, second.kind} != {"maximum", "minimum"}:
+    if {*first.extreme[:1], *second.extreme[:1]} != {"maximum", "minimum"}:
         return False
+    if first.extreme[1:] != second.extreme[1:]:
+        return False
+    if len(first.extreme) > 1:
+        return _are_same(first.inputs[0], second.inputs[0])
     (a, b), (c, d) = first.inputs, second.inputs
     return (_are_same(a, c) and _are_same(b, d)) or (_are_same(a, d) and _are_same(b, c))
 

@@ -47,10 +47,9 @@ def compose(first: Operator, second: Operator) -> Operator | None:
         case Monomial(), Monomial():
             return _compose_monomials(first, second)
         case Monomial(), Convolved():
-            factors = first.channel_factors()
-            return None if factors is None else _scale_inputs(second, factors, first)
+            return _after_scaling(first, second)
         case Convolved(), Monomial():
-            factors = second.channel_factors()
+            factors = None if second.index is not None else second.channel_factors()
             if factors is None or second.shape != first.output_shape:
                 return None
             return _scale_outputs(first, factors, second)
@@ -71,12 +70,25 @@ def compose(first: Operator, second: Operator) -> Operator | None:
 
 
 def _compose_monomials(first: Monomial, second: Monomial) -> Monomial:
+    if first.is_identity:
+        return second
     before = first.factors
     if second.index is None:
         index = None if first.index is None else first.index.reshape(second.shape)
         if before is not None and first.shape != second.shape:
             before = np.broadcast_to(before, first.shape).reshape(second.shape)
     else:
+        by_channel = first.channel_factors()
+        if (
+            second.padding is not None
+            and first.index is None
+            and by_channel is not None
+            and before is not None
+        ):
+            wide = by_channel.reshape(
+                -1, *(1,) * (len(second.shape) - 1)
+            )  # padding fills each channel by itself
+            return replace(second, factors=wide, roundings=first.roundings)
         inside = second.index >= 0
         place = np.where(inside, second.index, 0)
         index = second.index if first.index is None else np.where(inside, first.index.ravel()[place], -1)
@@ -86,6 +98,24 @@ def _compose_monomials(first: Monomial, second: Monomial) -> Monomial:
     if before is None or second.factors is None:
         return Monomial(second.shape, index, second.factors if before is None else before, roundings)
     return Monomial(second.shape, index, before * second.factors, roundings + 1)
+
+
+def _after_scaling(first: Monomial, second: Convolved) -> Convolved | None:
+    """Put the scaling of channels, and padding, into the convolution that follows."""
+    factors = first.channel_factors()
+    if factors is None:
+        return None
+    padded = second
+    if first.padding is not None:
+        around, mode = first.padding
+        given = second.convolution
+        plain = not any(max(pair) for pair in given.padding)
+        if given.transposed or given.padding_mode != "zeros" or not (plain or mode == "zeros"):
+            return None
+        total = tuple((a + c, b + d) for (a, b), (c, d) in zip(around, given.padding, strict=True))
+        size = tuple(n - a - b for n, (a, b) in zip(second.size, around, strict=True))
+        padded = replace(second, convolution=replace(given, padding=total, padding_mode=mode), size=size)
+    return padded if first.factors is None else _scale_inputs(padded, factors, first)
 
 
 def _scale_inputs(conv: Convolved, factors: Array, scaling: Monomial) -> Convolved:
@@ -184,7 +214,7 @@ def _negated(conv: Convolved) -> Convolved:
 def _add_identity(conv: Convolved, scaling: Monomial, sign: float) -> Convolved | None:
     """Add multiples of the input, channel by channel, as one more tap of the kernel."""
     given = conv.convolution
-    factors = scaling.channel_factors()
+    factors = None if scaling.index is not None else scaling.channel_factors()
     if factors is None or given.transposed or any(side != 1 for side in given.stride):
         return None
     outputs, share = given.kernel.shape[:2]

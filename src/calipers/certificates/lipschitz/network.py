@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from calipers.certificates.lipschitz.composition import Composition, Flow, LayerBound
 from calipers.certificates.lipschitz.differences import Tail, last_layer, per_coordinate, vector
 from calipers.certificates.lipschitz.layers.call import Call, Refused
-from calipers.certificates.lipschitz.layers.registry import apply
+from calipers.certificates.lipschitz.layers.registry import apply, refuse
 from calipers.certificates.lipschitz.operators import ConvolutionMethod
 from calipers.certificates.lipschitz.tracing import ROWS, Step, trace
 from calipers.errors import NotLipschitz, UnknownLayer, Unsound, UsageError
@@ -124,7 +124,7 @@ def _walk(module: nn.Module, shape: tuple[int, ...], composition: Composition) -
     values: dict[fx.Node, Any] = {}
     x = torch.randn((ROWS, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
-        for step in traced.steps(x):
+        for step in traced.steps(x, before=refuse):
             if step.node.op != "output":
                 values[step.node] = _value(step, values, composition, shape)
         found = _output(step, fx.node.map_arg(step.node.args[0], values.__getitem__), module)

@@ -15,7 +15,7 @@ from typing import Final, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from calipers.certificates.lipschitz.convolution import Convolution
+from calipers.certificates.lipschitz.convolution import Convolution, PaddingMode
 from calipers.certificates.lipschitz.spectral import NormBound, convolution_norm, matrix_norm
 from calipers.threat.threat_model import Norm
 
@@ -62,12 +62,15 @@ class Monomial:
             where output i copies input i.
         factors: what multiplies it, broadcastable to ``shape``; None for 1.
         roundings: how many rounded operations each factor may have seen.
+        padding: positions added before and after on each spatial axis and how they are filled, where the index says
+            nothing else; None otherwise.
     """
 
     shape: tuple[int, ...]
     index: NDArray[np.int64] | None = None
     factors: Array | None = None
     roundings: int = 0
+    padding: tuple[tuple[tuple[int, int], ...], PaddingMode] | None = None
 
     @property
     def is_identity(self) -> bool:
@@ -109,9 +112,10 @@ class Monomial:
         """Give one factor a channel (the first axis), where the factors depend on nothing else.
 
         Returns:
-            Factors of shape (channels,), or None where outputs are copied from elsewhere or vary within a channel.
+            Factors of shape (channels,), or None where outputs are copied from elsewhere (by more than padding) or
+            vary within a channel.
         """
-        if self.index is not None:
+        if self.index is not None and self.padding is None:
             return None
         if self.factors is None:
             return np.ones(self.shape[0])

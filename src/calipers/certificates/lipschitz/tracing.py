@@ -7,19 +7,17 @@ methods, randomness, changes in place of something used again) is looked for her
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-import jaxtyping
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from calipers.certificates.lipschitz.freezing import constant, copied, frozen, one_line
+from calipers.certificates.lipschitz.shapes import InFloat64, ShapeTracer, plainly
 from calipers.errors import UnknownLayer
 
 __all__ = ["QUERIES", "ROWS", "Step", "Trace", "trace"]
@@ -48,24 +46,6 @@ QUERIES: Final = frozenset(
 
 _ATTRIBUTES: Final = frozenset(["shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "layout"])
 _LOOSE, _TIGHT = 1e-3, 1e-9
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-class _InFloat64(TorchFunctionMode):
-    """Keeps every tensor in float64 where a network casts to float32."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: tuple[type, ...],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        del types
-        found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor) and found.dtype is torch.float32:
-            return found.double()
-        return found
 
 
 @final
@@ -92,31 +72,6 @@ class Step:
     depends: bool
     result: Any
     shapes: Any
-
-
-class _Tracer(fx.Tracer):
-    """Traces through every module of the user's, and stops at those of torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered: list[str] = []
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        del module_qualified_name
-        return type(m).__module__.startswith("torch.") and not isinstance(m, _CONTAINERS)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Give parameters as they are, so that what is computed from them alone is a constant."""
-        del attr, parameter_proxy_cache
-        return attr_val
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        self.entered.append(self.path_of_module(m))
-        found = super().call_module(m, forward, args, kwargs)
-        self.entered.pop()
-        return found
 
 
 class _Root(nn.Module):
@@ -169,7 +124,7 @@ class Trace:
             x = (scale * torch.randn((ROWS, *self.input_shape), generator=generator) + shift).double()
             outputs = self.run(x)
             try:
-                with _InFloat64():
+                with InFloat64():
                     tight = self.root(x.clone())
                 loose = torch.cat(
                     [self.original(x[row : row + 1].to(dtype, copy=True)) for row in range(ROWS)]
@@ -207,12 +162,15 @@ class Trace:
         result: Tensor = last.result
         return result
 
-    def steps(self, x: Tensor, *, keep_output: bool = False) -> Iterator[Step]:
+    def steps(
+        self, x: Tensor, *, keep_output: bool = False, before: Callable[[Step], None] | None = None
+    ) -> Iterator[Step]:
         """Run the graph in float64, call by call.
 
         Args:
             x: inputs (batch, *input_shape), float64.
             keep_output: whether the last step carries the output even where it depends on the input.
+            before: what is told of each call that depends on the input before it is run.
 
         Yields:
             The calls in order; the placeholder first and the output last.
@@ -234,6 +192,8 @@ class Trace:
                 args = fx.node.map_arg(node.args, alive.__getitem__)
                 kwargs = fx.node.map_arg(node.kwargs, alive.__getitem__)
                 depends[node] = not _is_query(node) and any(depends[used] for used in node.all_input_nodes)
+                if before is not None and depends[node]:
+                    before(Step(node, place, kind, module, function, True, None, None))
                 result = _execute(place, kind, function, args, kwargs)
                 if node.op == "get_attr":
                     result = constant(place, result)
@@ -294,9 +254,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     original = copied(module)
     with torch.no_grad():
         root = _Root(frozen(original)).eval()
-        tracer = _Tracer()
+        one = torch.zeros((1, *input_shape), dtype=torch.float64)
+        tracer = ShapeTracer(one)
         try:
-            with _plainly():
+            with plainly():
                 graph = tracer.trace(root)
         except Exception as problem:
             place, kind, reason = _refusal(tracer, module, problem)
@@ -304,30 +265,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     return Trace(root, graph, original, input_shape)
 
 
-@contextlib.contextmanager
-def _plainly() -> Iterator[None]:
-    """Refuse automatic mixed precision, which leaves no trace, and let checks of types pass what stands for tensors."""
-
-    def refuse(self: Any) -> None:
-        raise TypeError("it computes under torch.autocast, in a coarser format than its weights have")
-
-    checked = jaxtyping.config.jaxtyping_disable
-    entered = torch.amp.autocast_mode.autocast.__enter__
-    torch.amp.autocast_mode.autocast.__enter__ = refuse  # type: ignore[method-assign]
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", checked)
-        torch.amp.autocast_mode.autocast.__enter__ = entered  # type: ignore[method-assign]
-
-
-def _refusal(tracer: _Tracer, module: nn.Module, problem: Exception) -> tuple[str, str, str]:
+def _refusal(tracer: ShapeTracer, module: nn.Module, problem: Exception) -> tuple[str, str, str]:
     place = _inside(tracer.entered[-1]) if tracer.entered else ""
-    if isinstance(problem, fx.proxy.TraceError) and "iterated" in str(problem):
-        reason = "it unpacks a tensor in a way that torch.fx cannot follow: index its parts"
-    elif isinstance(problem, fx.proxy.TraceError):
-        reason = "its control flow depends on its input, so that no one graph is the network"
+    if isinstance(problem, fx.proxy.TraceError):
+        reason = "its control flow depends on the values of its input, or on the batch: no one graph is the network"
     elif "item assignment" in str(problem):
         reason = "it assigns to a slice: build the tensor with torch.cat instead"
     else:
@@ -340,7 +281,7 @@ def _execute(
     place: str, kind: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     try:
-        with _InFloat64():
+        with InFloat64():
             return function(*args, **kwargs)
     except Exception as problem:
         raise UnknownLayer(place, kind, f"cannot be run by itself: {one_line(problem)}") from problem

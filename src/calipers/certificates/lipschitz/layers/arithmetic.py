@@ -62,20 +62,20 @@ def _negate(call: Call, input: Any) -> Flow:
     return scaled(call, call.only(input), -1.0)
 
 
-def _extreme(role: str) -> Callable[..., Any]:
+def _extreme(which: str) -> Callable[..., Any]:
     def rule(call: Call, input: Any, other: Any = None, *rest: Any, **named: Any) -> Any:
         if other is None and "dim" not in named:
             raise call.unknown("takes the extreme over the whole batch")
         if isinstance(other, int) or "dim" in named:
             if any(isinstance(value, Flow) for value in (other, *rest, *named.values())):
                 raise call.unknown("has settings that depend on the network's input")
-            return extreme_with_indices(call, input, named.get("dim", other))
+            return extreme_with_indices(call, which, input, named.get("dim", other))
         if rest or named:
             raise call.unknown(f"has the arguments {sorted(named)}")
         if isinstance(input, Flow) and isinstance(other, Flow):
             pair = (broadcast(call, input), broadcast(call, other))
             return call.composition.together(
-                pair, place=call.place, kind=call.kind, shape=call.shape, role=role
+                pair, place=call.place, kind=call.kind, shape=call.shape, extreme=which
             )
         flow, constant = (input, other) if isinstance(input, Flow) else (other, input)
         if bool(np.isnan(torch.as_tensor(constant).double().numpy()).any()):

@@ -171,7 +171,15 @@ class Call:
         """
         return self.composition.activation(flow, (least, largest), place=self.place, kind=self.kind)
 
-    def layer(self, flow: Flow, constant: float, method: str, *, linear: bool = False) -> Flow:
+    def layer(
+        self,
+        flow: Flow,
+        constant: float,
+        method: str,
+        *,
+        linear: bool = False,
+        extreme: tuple[str, tuple[int, ...]] | tuple[()] = (),
+    ) -> Flow:
         """Answer with a layer of which only a constant is known.
 
         Args:
@@ -179,12 +187,20 @@ class Call:
             constant: an upper bound in the norm asked for.
             method: how it is known.
             linear: whether the layer is linear.
+            extreme: see :class:`~calipers.certificates.lipschitz.composition.Base`.
 
         Returns:
             The result.
         """
         return self.composition.layer(
-            flow, constant, place=self.place, kind=self.kind, shape=self.shape, method=method, linear=linear
+            flow,
+            constant,
+            place=self.place,
+            kind=self.kind,
+            shape=self.shape,
+            method=method,
+            linear=linear,
+            extreme=extreme,
         )
 
     def axes(self, dim: Any, axes: int) -> tuple[int, ...]:

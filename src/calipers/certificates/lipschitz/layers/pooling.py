@@ -218,19 +218,31 @@ def _reduced(average: bool) -> Rule:
     return rule
 
 
-def _extreme(call: Call, input: Any, dim: Any = (), keepdim: Any = False) -> Flow:
-    """Bound the largest or smallest entry along axes: 1 in each norm."""
-    del keepdim
-    flow = call.only(input)
-    call.axes(None if dim == () else dim, len(flow.shape) + 1)
-    return call.layer(flow, 1.0, "largest along an axis")
+def _extreme(which: str) -> Rule:
+    def rule(call: Call, input: Any, dim: Any = (), keepdim: Any = False) -> Flow:
+        """Bound the largest or smallest entry along axes: 1 in each norm."""
+        del keepdim
+        flow = call.only(input)
+        axes = call.axes(None if dim == () else dim, len(flow.shape) + 1)
+        return call.layer(flow, 1.0, "sorting is 1-Lipschitz", extreme=_of_several(which, flow, axes))
+
+    return rule
 
 
-def extreme_with_indices(call: Call, input: Any, dim: Any, keepdim: Any = False) -> tuple[Any, ...]:
+def _of_several(which: str, flow: Flow, axes: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | tuple[()]:
+    """Mark an extreme of at least two entries; of one, the largest and the smallest are the same entry."""
+    several = math.prod(flow.shape[axis - 1] for axis in axes) > 1
+    return (which, axes) if several else ()
+
+
+def extreme_with_indices(
+    call: Call, which: str, input: Any, dim: Any, keepdim: Any = False
+) -> tuple[Any, ...]:
     """Bound ``torch.max`` along an axis, whose second result may not be used.
 
     Args:
         call: the call.
+        which: ``maximum`` or ``minimum``.
         input: the features.
         dim: the axis.
         keepdim: whether the axis is kept.
@@ -238,17 +250,23 @@ def extreme_with_indices(call: Call, input: Any, dim: Any, keepdim: Any = False)
     Returns:
         The values, and the refused indices.
     """
-    return _ordered(call, input, dim, keepdim)
+    del keepdim
+    return _ordered(call, input, dim, which)
 
 
-def _ordered(call: Call, input: Any, dim: Any, *rest: Any, **named: Any) -> tuple[Any, ...]:
+def _ordered(call: Call, input: Any, dim: Any, which: str = "") -> tuple[Any, ...]:
     """Bound a sort, the k largest or the largest along an axis: sorting two vectors brings them no further apart."""
-    del rest, named
     flow = call.only(input)
-    call.axes(dim, len(flow.shape) + 1)
+    axes = call.axes(dim, len(flow.shape) + 1)
     shape: tuple[int, ...] = tuple(call.shapes[0])
     values = call.composition.layer(
-        flow, 1.0, place=call.place, kind=call.kind, shape=shape[1:], method="sorting is 1-Lipschitz"
+        flow,
+        1.0,
+        place=call.place,
+        kind=call.kind,
+        shape=shape[1:],
+        method="sorting is 1-Lipschitz",
+        extreme=_of_several(which, flow, axes) if which else (),
     )
     return values, Refused("uses the indices of a sort or a maximum, which jump")
 
@@ -313,16 +331,16 @@ FUNCTIONS: Final[dict[Any, Rule]] = {
     torch.adaptive_avg_pool1d: _adaptive_avg_pool(1),
     torch.mean: _reduced(True),
     torch.sum: _reduced(False),
-    torch.amax: _extreme,
-    torch.amin: _extreme,
+    torch.amax: _extreme("maximum"),
+    torch.amin: _extreme("minimum"),
     torch.sort: _sort,
     torch.topk: _topk,
 }
 METHODS: Final[dict[str, Rule]] = {
     "mean": _reduced(True),
     "sum": _reduced(False),
-    "amax": _extreme,
-    "amin": _extreme,
+    "amax": _extreme("maximum"),
+    "amin": _extreme("minimum"),
     "sort": _sort,
     "topk": _topk,
 }

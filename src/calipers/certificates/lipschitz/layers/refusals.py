@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.nn import functional
-
-from calipers.certificates.lipschitz.layers.call import Call, Rule
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "UNKNOWN"]
 
@@ -20,33 +18,23 @@ UNKNOWN: Final = (
 """The reason given for everything that is in no table."""
 
 
-def _refuse(reason: str) -> Rule:
-    def rule(call: Call, *args: Any, **kwargs: Any) -> NoReturn:
-        del args, kwargs
-        raise call.unbounded(reason)
-
-    return rule
-
-
-_ATTENTION = _refuse(
+_ATTENTION: Final = (
     "dot-product attention multiplies features with features: its slope grows with the input and no "
     "Lipschitz constant exists; certify by smoothing"
 )
-_RECURRENT = _refuse(
-    "a recurrent network multiplies gates with states: its constant grows with the states; certify by smoothing"
-)
-_TABLE = _refuse("looks up a table with whole numbers: it jumps, and perturbations of its input mean nothing")
-_GATE = _refuse(
+_RECURRENT: Final = "a recurrent network multiplies gates with states: its constant grows with the states; certify by smoothing"
+_TABLE: Final = "looks up a table with whole numbers: it jumps, and perturbations of its input mean nothing"
+_GATE: Final = (
     "multiplies features with gates that depend on the input: no Lipschitz constant exists on all inputs"
 )
-_JUMP = _refuse("jumps: no Lipschitz constant exists")
-_PRODUCT = _refuse("multiplies features with features: its slope grows with the input")
-_STEEP = _refuse("has a slope that grows without bound")
-_COARSE = _refuse("casts to a coarser format: a bound is of the real arithmetic of float32 or float64")
-_RANDOM = _refuse("is random: a bound is of one fixed function")
-_ASSIGN = _refuse("assigns to a part of a tensor: build it with torch.cat instead")
+_JUMP: Final = "jumps: no Lipschitz constant exists"
+_PRODUCT: Final = "multiplies features with features: its slope grows with the input"
+_STEEP: Final = "has a slope that grows without bound"
+_COARSE: Final = "casts to a coarser format: a bound is of the real arithmetic of float32 or float64"
+_RANDOM: Final = "is random: a bound is of one fixed function"
+_ASSIGN: Final = "assigns to a part of a tensor: build it with torch.cat instead"
 
-MODULES: Final[dict[type[nn.Module], Rule]] = {
+MODULES: Final[dict[type[nn.Module], str]] = {
     **dict.fromkeys(
         (
             nn.MultiheadAttention,
@@ -63,9 +51,9 @@ MODULES: Final[dict[type[nn.Module], Rule]] = {
     **dict.fromkeys((nn.Bilinear, nn.CosineSimilarity, nn.PairwiseDistance), _PRODUCT),
     nn.GLU: _GATE,
     nn.Hardshrink: _JUMP,
-    nn.LocalResponseNorm: _refuse("divides by the statistics of each input itself"),
+    nn.LocalResponseNorm: "divides by the statistics of each input itself",
 }
-FUNCTIONS: Final[dict[Any, Rule]] = {
+FUNCTIONS: Final[dict[Any, str]] = {
     **dict.fromkeys(
         (functional.scaled_dot_product_attention, functional.multi_head_attention_forward), _ATTENTION
     ),
@@ -122,7 +110,7 @@ FUNCTIONS: Final[dict[Any, Rule]] = {
     **dict.fromkeys((torch.rand_like, torch.randn_like, torch.bernoulli, functional.gumbel_softmax), _RANDOM),
     operator.setitem: _ASSIGN,
 }
-METHODS: Final[dict[str, Rule]] = {
+METHODS: Final[dict[str, str]] = {
     **dict.fromkeys(("half", "bfloat16"), _COARSE),
     **dict.fromkeys(
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 from torch import nn
@@ -17,17 +17,19 @@ from calipers.certificates.lipschitz.layers import (
     structure,
 )
 from calipers.certificates.lipschitz.layers.call import Call, Rule
+from calipers.certificates.lipschitz.tracing import Step
+from calipers.errors import NotLipschitz
 
-__all__ = ["apply", "known_modules"]
+__all__ = ["apply", "known_modules", "refuse"]
 
-_FAMILIES: Final = (linear, activations, pooling, normalization, structure, arithmetic, refusals)
+_FAMILIES: Final = (linear, activations, pooling, normalization, structure, arithmetic)
 
 
 def _merged(name: str) -> dict[Any, Rule]:
     found: dict[Any, Rule] = {}
     for family in _FAMILIES:
         table: Mapping[Any, Rule] = getattr(family, name)
-        twice = [key for key in table if key in found]
+        twice = [key for key in table if key in found or key in getattr(refusals, name)]
         assert not twice, f"{family.__name__} repeats {twice}"
         found.update(table)
     return found
@@ -39,13 +41,30 @@ _METHODS: Final = _merged("METHODS")
 
 
 def known_modules() -> tuple[type[nn.Module], ...]:
-    """List the types of module that have a bound, without those that are refused with a reason of their own.
+    """List the types of module that have a rule.
 
     Returns:
         The types, sorted by name.
     """
-    named = {kind for kind in _MODULES if kind not in refusals.MODULES}
-    return tuple(sorted(named, key=lambda kind: kind.__name__))
+    return tuple(sorted(_MODULES, key=lambda kind: kind.__name__))
+
+
+def refuse(step: Step) -> None:
+    """Refuse a call that has no useful constant, before it is run: it may not even run by itself.
+
+    Args:
+        step: the call.
+
+    Raises:
+        NotLipschitz: if it is one of those with a reason of their own.
+    """
+    tables: tuple[Mapping[Any, str], ...] = (refusals.FUNCTIONS, refusals.METHODS)
+    key: Any = step.node.target
+    reason = refusals.MODULES.get(type(step.module)) if step.module is not None else None
+    if step.module is None and isinstance(key, Hashable):
+        reason = tables[isinstance(key, str)].get(key)
+    if reason is not None:
+        raise NotLipschitz(step.place, step.kind, reason)
 
 
 def apply(call: Call, target: Any) -> Any:

@@ -14,11 +14,20 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from calipers.certificates.lipschitz.composition import Flow
+from calipers.certificates.lipschitz.convolution import PaddingMode
 from calipers.certificates.lipschitz.layers.call import Call, Refused, Rule, array
 from calipers.certificates.lipschitz.operators import Monomial
 from calipers.certificates.lipschitz.tracing import ROWS
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES"]
+
+
+_PADDING_MODES: Final[dict[str, PaddingMode]] = {
+    "constant": "zeros",
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
 
 
 def _numbers(shape: tuple[int, ...]) -> Tensor:
@@ -153,14 +162,22 @@ def _pad(call: Call, input: Any, pad: Any, mode: Any = "constant", value: Any = 
         raise call.unknown(f"pads by {pad!r}")
     if value is not None:
         array(call, value)
-    numbers = functional.pad(_numbers(flow.shape), tuple(pad), mode=mode)
+    sides = tuple(pad)
+    numbers = functional.pad(_numbers(flow.shape), sides, mode=mode)
     index = _index(call, numbers, math.prod(flow.shape))
-    return call.linear(flow, Monomial(index.shape, index), copies=True)
+    around = [(sides[place], sides[place + 1]) for place in range(0, len(sides), 2)][::-1]
+    axes = len(flow.shape) - 1
+    told = None
+    if 0 < len(around) <= axes and min(sides) >= 0:
+        told = (((0, 0),) * (axes - len(around)) + tuple(around), _PADDING_MODES[mode])
+    return call.linear(flow, Monomial(index.shape, index, padding=told), copies=True)
 
 
-def _pad_module(call: Call, module: Any, input: Any) -> Any:
-    array(call, module.value)
-    return _pad(call, input, module.padding)
+def _pad_module(mode: str) -> Rule:
+    def rule(call: Call, module: Any, input: Any) -> Any:
+        return _pad(call, input, module.padding, mode, getattr(module, "value", None))
+
+    return rule
 
 
 def _getitem(call: Call, input: Any, item: Any) -> Any:
@@ -285,23 +302,21 @@ MODULES: Final[dict[type[nn.Module], Rule]] = {
             nn.PixelUnshuffle,
             nn.ChannelShuffle,
             nn.Unfold,
-            nn.ZeroPad1d,
-            nn.ZeroPad2d,
-            nn.ZeroPad3d,
-            nn.ReflectionPad1d,
-            nn.ReflectionPad2d,
-            nn.ReflectionPad3d,
-            nn.ReplicationPad1d,
-            nn.ReplicationPad2d,
-            nn.ReplicationPad3d,
-            nn.CircularPad1d,
-            nn.CircularPad2d,
-            nn.CircularPad3d,
             nn.UpsamplingNearest2d,
         ),
         _module,
     ),
-    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), _pad_module),
+    **{
+        getattr(nn, f"{kind}Pad{axes}d"): _pad_module(mode)
+        for kind, mode in (
+            ("Zero", "constant"),
+            ("Constant", "constant"),
+            ("Reflection", "reflect"),
+            ("Replication", "replicate"),
+            ("Circular", "circular"),
+        )
+        for axes in (1, 2, 3)
+    },
     **dict.fromkeys(
         (
             nn.Identity,
