@@ -37,7 +37,7 @@ class Block(nn.Module):
         return self.inner(x) if self.function is None else self.function(self, x)  # type: ignore[no-any-return, operator]
 
 
-# ------------------------------------------------------------------------------------------------------ modes and hooks
+# ----------------------------------------------------------------------------------------------- modes and hooks
 def test_training_mode_anywhere_is_refused_with_the_place() -> None:
     net = Block().eval()
     net.inner[1].train()
@@ -102,7 +102,7 @@ def test_a_subclass_that_replaces_call_is_refused() -> None:
     refused(Louder().eval(), "__call__")
 
 
-# ------------------------------------------------------------------------------------------------------ parametrizations
+# ----------------------------------------------------------------------------------------------- parametrizations
 def test_parametrized_weights_are_computed_and_bounded() -> None:
     orthogonal = parametrizations.orthogonal(nn.Linear(6, 6)).eval()
     assert 1.0 - 1e-6 <= bound(orthogonal, (6,)) <= 1.0 + 1e-5
@@ -126,7 +126,7 @@ def test_a_parametrization_of_the_users_own_is_computed() -> None:
     assert 2.0 <= bound(layer.eval(), (3,)) < 2.001
 
 
-# ------------------------------------------------------------------------------------------------------ number formats
+# ----------------------------------------------------------------------------------------------- number formats
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_and_casts_are_refused(dtype: torch.dtype) -> None:
     assert "inner.0.weight" in str(refused(Block().eval().to(dtype), "real arithmetic"))
@@ -160,7 +160,7 @@ def test_layers_that_are_not_initialized_are_refused() -> None:
     refused(nn.Sequential(nn.LazyLinear(3)).eval(), "not initialized")
 
 
-# ------------------------------------------------------------------------------------------------------ in place
+# ----------------------------------------------------------------------------------------------- in place
 def in_place_then_again(x: Tensor) -> Tensor:
     y = 2.0 * x
     z = y.relu_()
@@ -237,7 +237,7 @@ def test_weights_that_change_when_the_network_runs_are_refused() -> None:
     refused(Counting().eval(), "state|otherwise|changes")
 
 
-# ------------------------------------------------------------------------------------------------------ graphs
+# ----------------------------------------------------------------------------------------------- graphs
 def branching(x: Tensor) -> Tensor:
     return 2.0 * x if x.sum() > 0 else x
 

@@ -7,7 +7,7 @@ w_j`, the rows of a linear last layer. *composed*: the matrices that end the net
 
 Reference:
     docs/theory/lipschitz; Tsuzuku, Sato and Sugiyama 2018 (arXiv:1802.04034) for the last layer; Xu and
-    Sivaranjani 2024 (arXiv:2410.14009) and Fazlyab et al. 2019 (arXiv:1906.04893) for the bounds of matrices
+    Sivaranjani 2024 (arXiv:2404.04375) and Fazlyab et al. 2019 (arXiv:1906.04893) for the bounds of matrices
     together.
 """
 

@@ -22,7 +22,10 @@ _ATTENTION: Final = (
     "dot-product attention multiplies features with features: its slope grows with the input and no "
     "Lipschitz constant exists; certify by smoothing"
 )
-_RECURRENT: Final = "a recurrent network multiplies gates with states: its constant grows with the states; certify by smoothing"
+_RECURRENT: Final = (
+    "a recurrent network multiplies gates with states: its constant grows with the states; "
+    "certify by smoothing"
+)
 _TABLE: Final = "looks up a table with whole numbers: it jumps, and perturbations of its input mean nothing"
 _GATE: Final = (
     "multiplies features with gates that depend on the input: no Lipschitz constant exists on all inputs"
