@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calipers.errors import UsageError
 from calipers.sources.datasets import list_datasets
 from calipers.sources.models import list_models
+from calipers.threat.threat_model import Norm
 from calipers.threat.units import parse_size
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "name_attack",
     "name_noise",
     "names",
+    "read_norm",
     "read_radii",
     "read_size",
 ]
@@ -57,6 +59,10 @@ _PLACES = {
     "AdditiveNoise": "calipers.gradients.transformations",
     "Drawn": "calipers.gradients.transformations",
     "PGD": "calipers.attacks.pgd",
+    "DeepFool": "calipers.attacks.deepfool",
+    "DDN": "calipers.attacks.ddn",
+    "FMN": "calipers.attacks.fmn",
+    "CarliniWagner": "calipers.attacks.carlini_wagner",
     "Ray": "calipers.attacks.ray",
     "Judge": "calipers.attacks.judge",
     "FixedBudget": "calipers.certificates.smoothing.stopping",
@@ -401,6 +407,18 @@ def read_size(text: str) -> float:
         The size, in input units.
     """
     return float(parse_size(text))
+
+
+def read_norm(text: str) -> str:
+    """Read a norm that a user wrote.
+
+    Args:
+        text: such as ``l2``, ``Linf`` or ``2``.
+
+    Returns:
+        Its name: l0, l1, l2 or linf.
+    """
+    return Norm.parse(text).value
 
 
 def read_radii(text: str) -> tuple[float, ...]:
