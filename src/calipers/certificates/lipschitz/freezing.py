@@ -82,6 +82,10 @@ def _check_modes(module: nn.Module) -> None:
 def _check_format(path: str, value: Tensor) -> None:
     if isinstance(value, UninitializedParameter | UninitializedBuffer):
         raise UnknownLayer(path, "weights", "are not initialized yet: run the network once")
+    if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided:
+        raise UnknownLayer(
+            path, "weights", f"are a {type(value).__name__} of layout {value.layout}: use dense tensors"
+        )
     if value.is_complex() or value.is_quantized:
         raise UnknownLayer(path, "weights", f"are {value.dtype}: bounds are proved for float32 and float64")
     if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):

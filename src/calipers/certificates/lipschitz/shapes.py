@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import jaxtyping
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["InFloat64", "ShapeTracer", "plainly"]
+__all__ = ["VALUE", "InFloat64", "ShapeTracer", "plainly"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_VALUE = "value"
+VALUE: Final = "value"
+"""Where a node keeps what it gave when it was recorded."""
 _FAILED = object()
 
 
@@ -47,7 +48,7 @@ class _Shaped(fx.Proxy):
 
     @property
     def _value(self) -> Any:
-        return self.node.meta[_VALUE]
+        return self.node.meta[VALUE]
 
     @property
     def shape(self) -> Any:
@@ -127,7 +128,7 @@ class ShapeTracer(fx.Tracer):
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         """Record a call, and run it."""
         found = super().create_proxy(*args, **kwargs)
-        found.node.meta[_VALUE] = self._run(found.node)
+        found.node.meta[VALUE] = self._run(found.node)
         return found
 
     def _run(self, node: fx.Node) -> Any:
@@ -151,9 +152,9 @@ class ShapeTracer(fx.Tracer):
 
     def _known(self, node: fx.Node) -> Any:
         if node.op != "get_attr":
-            if node.meta[_VALUE] is _FAILED:
+            if node.meta[VALUE] is _FAILED:
                 raise TypeError(f"{node} could not be run")
-            return node.meta[_VALUE]
+            return node.meta[VALUE]
         found: Any = self.root
         for name in str(node.target).split("."):
             found = getattr(found, name)

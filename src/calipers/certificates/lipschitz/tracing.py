@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from calipers.certificates.lipschitz.freezing import constant, copied, frozen, one_line
-from calipers.certificates.lipschitz.shapes import InFloat64, ShapeTracer, plainly
+from calipers.certificates.lipschitz.shapes import VALUE, InFloat64, ShapeTracer, plainly
 from calipers.errors import UnknownLayer
 
 __all__ = ["QUERIES", "ROWS", "Step", "Trace", "trace"]
@@ -262,6 +262,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         except Exception as problem:
             place, kind, reason = _refusal(tracer, module, problem)
             raise UnknownLayer(place, kind, reason) from problem
+        for node in graph.nodes:
+            node.meta.pop(VALUE, None)
     return Trace(root, graph, original, input_shape)
 
 

@@ -18,7 +18,7 @@ from calipers.certificates.lipschitz.layers import (
 )
 from calipers.certificates.lipschitz.layers.call import Call, Rule
 from calipers.certificates.lipschitz.tracing import Step
-from calipers.errors import NotLipschitz
+from calipers.errors import CalipersError, NotLipschitz
 
 __all__ = ["apply", "known_modules", "refuse"]
 
@@ -79,6 +79,7 @@ def apply(call: Call, target: Any) -> Any:
 
     Raises:
         UnknownLayer: if there is no rule, or the arguments are none that it knows.
+        CalipersError: whatever the rule raises.
     """
     module = call.module
     if module is not None:
@@ -97,5 +98,7 @@ def apply(call: Call, target: Any) -> Any:
         raise call.unknown(refusals.UNKNOWN)
     try:
         return rule(call, *args, **call.kwargs)
-    except TypeError as problem:
+    except CalipersError:
+        raise
+    except (TypeError, ValueError, LookupError) as problem:
         raise call.unknown(f"is called in a way that is not known: {problem}") from problem
