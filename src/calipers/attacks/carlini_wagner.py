@@ -21,7 +21,7 @@ from calipers.threat.threat_model import Goal, Norm, ThreatModel
 
 __all__ = ["CarliniWagner"]
 
-_SHRINK = 0.9999
+_SHRINK = 0.999
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-12
 _LAST_STEP = 0.01
 _FACTOR = 4.0
@@ -63,7 +63,7 @@ class CarliniWagner(GradientAttack):
 
     steps: int = 100
     weights: int = 6
-    step_size: float = 0.3
+    step_size: float = 1.0
     over: SearchVariable | None = None
     halvings: int = 8
 
@@ -74,7 +74,7 @@ class CarliniWagner(GradientAttack):
                 "1 weight, and 0 halvings or more"
             )
         if not 0 < self.step_size < math.inf:
-            raise UsageError(f"step_size is {self.step_size}: give a positive share of the distance, such as 0.3")
+            raise UsageError(f"step_size is {self.step_size}: give a positive share of the distance, such as 1")
 
     def _search(
         self,
