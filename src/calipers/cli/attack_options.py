@@ -145,7 +145,11 @@ def attack_spec(
         raise UsageError(f"eps is {eps}: give a size of at least 0, such as 8/255")
     added = None if sigma is None else name_noise(noise, sigma)
     found = name_attack(
-        attack or _usual(wanted, sized=eps is not None, smoothed=added is not None), gradient=gradient, noise=added, sized=eps is not None, trust_code=trust_code
+        attack or _usual(wanted, sized=eps is not None, smoothed=added is not None),
+        gradient=gradient,
+        noise=added,
+        sized=eps is not None,
+        trust_code=trust_code,
     )
     judge = build(f"Judge(draws={draws}, rule={rule!r}, quantize={quantize})")
     return RunSpec(

@@ -156,7 +156,7 @@ class LipschitzCertifier(Certifier):
                 progress(len(numbers))
             seconds = (time.perf_counter() - start) / len(numbers)
             for place, index in enumerate(numbers):
-                best = max(found, key=lambda candidate, place=place: float(candidate.radius[place]))
+                best = found[int(np.argmax([float(each.radius[place]) for each in found]))]
                 yield self._record(
                     best, place, index, int(deployed[place]), target, threat.norm, seed, seconds
                 )

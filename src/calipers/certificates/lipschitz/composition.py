@@ -44,6 +44,7 @@ class LayerBound:
         method: how that was found.
         linear: whether it is a linear map (plus a constant).
         total: an upper bound on the constant from the network's input to this layer's output.
+        operator: the map itself, of a linear layer.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LayerBound:
     method: str
     linear: bool
     total: float
+    operator: Operator | None = field(default=None, repr=False, compare=False)
 
 
 @final
@@ -138,7 +140,7 @@ class Composition:
                 shown = [part for part in flow.parts if not part[2]] or list(flow.parts)
                 name = " + ".join(part[0] for part in shown)
                 kind = " + ".join(part[1] for part in shown)
-                self._row(name, kind, found.value, found.method, True, flow.upper)
+                self._row(name, kind, found.value, found.method, True, flow.upper, flow.operator)
         return flow.upper
 
     def then(
@@ -329,8 +331,17 @@ class Composition:
                 found = largest * math.sqrt(sum((total / largest) ** 2 for total in totals))
         return up(found, operations=4 * len(totals) + 8)
 
-    def _row(self, name: str, kind: str, upper: float, method: str, linear: bool, total: float) -> None:
-        self.layers.append(LayerBound(name, kind, upper, method, linear, total))
+    def _row(
+        self,
+        name: str,
+        kind: str,
+        upper: float,
+        method: str,
+        linear: bool,
+        total: float,
+        operator: Operator | None = None,
+    ) -> None:
+        self.layers.append(LayerBound(name, kind, upper, method, linear, total, operator))
 
 
 def _times(first: float, second: float) -> float:

@@ -165,7 +165,7 @@ def certify_margins(
         )
     chosen, best = stacked.argmin(0), stacked.min(0)
     rows = np.arange(len(table))
-    finite = np.isfinite(table).all(1)
+    finite = np.logical_and.reduce(np.isfinite(table), axis=1)
     safe = np.where(finite[:, None], table, 0.0)
     first = safe.argmax(1)
     margin = safe[rows, first][:, None] - safe
@@ -176,7 +176,7 @@ def certify_margins(
     reach[rows, first] = np.inf
     rival = reach.argmin(1)
     radius = np.nextafter(reach[rows, rival] * (1 - 1e-15), 0.0)
-    sure = finite & (radius > 0)
+    sure = np.logical_and(finite, radius > 0)
     return Margins(
         prediction=np.where(sure, first, ABSTAIN).astype(np.int64),
         radius=np.where(sure, radius, 0.0),
