@@ -57,6 +57,24 @@ def test_consistency_draws_each_image_twice(calipers: Call, patterns: Path) -> N
     assert "draws=2, consistency=20.0" in said.json["recipe"]
 
 
+def test_what_is_trained_under_attack_says_how_and_can_be_loaded(calipers: Call, patterns: Path) -> None:
+    said = calipers(
+        *("train", "adversarial", "npz:train.npz", "--eps", "16/256", "--norm", "l2", "--steps", "2"),
+        *("--epochs", "2", "--batch-size", "20", "-o", "net.safetensors", "--device", "cpu"),
+        *("--test", "npz:train.npz"),
+    )
+    assert said.code == 0, said.err
+    assert "accuracy 1.0000 on 100 test images, clean" in said.out
+    assert "next:  calipers attack file:net.safetensors DATA --norm l2 --eps 16/256" in said.out
+    assert "eps=0.0625" in said.err
+    assert "accuracy under attack" in said.err
+    answered = calipers(
+        "train", "adversarial", "npz:train.npz", "--eps", "0.1", "--norm", "l1", "-o", "x.safetensors"
+    )
+    assert answered.code == 2
+    assert "norm is 'l1'" in answered.err
+
+
 def test_what_is_trained_for_its_lipschitz_constant_can_be_certified_by_it(
     calipers: Call, patterns: Path
 ) -> None:

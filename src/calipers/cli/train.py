@@ -233,7 +233,13 @@ def noise(
             )
 
         asked = sigma if scale > 0 else "0.25"
-        _run(say, begin, arch=arch, judged="accuracy under noise", certify=f"--sigma {asked}")
+        _run(
+            say,
+            begin,
+            arch=arch,
+            judged="accuracy under noise",
+            follow=f"calipers certify MODEL DATA --sigma {asked}",
+        )
 
 
 @app.command("lipschitz")
@@ -323,11 +329,116 @@ def lipschitz(
                 on_note=on_note,
             )
 
-        _run(say, begin, arch=arch, judged="accuracy", certify="--lipschitz")
+        _run(say, begin, arch=arch, judged="accuracy", follow="calipers certify MODEL DATA --lipschitz")
+
+
+@app.command("adversarial")
+def adversarial(
+    data: options.Data,
+    output: _Output,
+    eps: Annotated[
+        str,
+        typer.Option(
+            "--eps",
+            metavar="SIZE",
+            help="Size of the attacks that are trained on, in units of [0, 1], such as 0.1 or 8/255.",
+            rich_help_panel=_RECIPE,
+        ),
+    ],
+    norm: Annotated[
+        str, typer.Option("--norm", metavar="linf|l2", help="Their norm.", rich_help_panel=_RECIPE)
+    ] = "linf",
+    steps: Annotated[
+        int,
+        typer.Option("--steps", metavar="K", help="Steps of each attack.", rich_help_panel=_RECIPE),
+    ] = 7,
+    step_size: Annotated[
+        float | None,
+        typer.Option(
+            "--step-size",
+            metavar="SHARE",
+            help="Size of a step as a share of --eps; 2.5 / steps if left out.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    arch: Annotated[
+        str,
+        typer.Option(
+            "--arch",
+            metavar="NAME",
+            help="cnn28 (1x28x28), or resnet20, resnet32, resnet44, resnet56 (3x32x32).",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = "cnn28",
+    epochs: _Epochs = 12,
+    batch_size: _BatchSize = 128,
+    learning_rate: Annotated[
+        float,
+        typer.Option(
+            "--learning-rate", metavar="NUMBER", help="Largest rate of Adam.", rich_help_panel=_RECIPE
+        ),
+    ] = 2e-3,
+    weight_decay: Annotated[
+        float,
+        typer.Option("--weight-decay", metavar="NUMBER", help="Of every parameter.", rich_help_panel=_RECIPE),
+    ] = 1e-2,
+    warmup: _Warmup = 0.5,
+    augment: _Augment = "none",
+    precision: _Precision = "fp32",
+    seed: options.Seed = 0,
+    test: _Test = None,
+    checkpoint: _Checkpoint = None,
+    device: options.Device = "auto",
+    trust_code: options.TrustCode = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a network on what attacks find within a ball, so that attacks find less.
+
+    Each batch is moved by steps of projected gradient ascent to where the network errs most, and learned there (Madry
+    et al. 2018). What the network withstands is to be measured by attacks that the training has not seen. Ctrl-C loses
+    the epoch that is running; the same command goes on.
+    """
+    with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
+        from calipers.runs.catalog import read_size
+        from calipers.runs.training import train_adversarial
+
+        fields = {
+            "arch": arch,
+            "eps": read_size(eps),
+            "epochs": epochs,
+            "norm": norm,
+            "steps": steps,
+            "step_size": step_size,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "warmup_epochs": warmup,
+            "augment": augment,
+            "precision": precision,
+            "seed": seed,
+        }
+
+        def begin(on_step: _OnStep, on_note: _OnNote) -> Trained:
+            return train_adversarial(
+                fields,
+                data=data,
+                output=output,
+                test=test,
+                checkpoint=checkpoint,
+                device=pick_device(device),
+                trust_code=trust_code,
+                on_step=on_step,
+                on_note=on_note,
+            )
+
+        follow = f"calipers attack MODEL DATA --norm {norm} --eps {eps}"
+        _run(say, begin, arch=arch, judged="accuracy under attack", follow=follow)
 
 
 def _run(
-    say: Say, begin: Callable[[_OnStep, _OnNote], Trained], *, arch: str, judged: str, certify: str
+    say: Say, begin: Callable[[_OnStep, _OnNote], Trained], *, arch: str, judged: str, follow: str
 ) -> None:
     # Train with progress, then say what was measured and how to go on.
     say.on_interrupt = [
@@ -357,7 +468,7 @@ def _run(
         },
         f"the weights are in {trained.path}",
         *measured,
-        f"next:  calipers certify {reference} DATA {certify}",
+        f"next:  {follow.replace('MODEL', reference)}",
     )
 
 

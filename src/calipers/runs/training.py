@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _Tell = Callable[[TrainingProgress], None]
 
-__all__ = ["Trained", "TrainingStep", "train_lipschitz", "train_noise"]
+__all__ = ["Trained", "TrainingStep", "train_adversarial", "train_lipschitz", "train_noise"]
 
 
 @final
@@ -167,6 +167,63 @@ def train_lipschitz(
     from calipers.training.lipschitz import LipschitzTraining, train
 
     recipe = LipschitzTraining(**fields)  # type: ignore[arg-type]  # checked there
+
+    def run(images: Tensor, labels: Tensor, classes: int, state: Path, tell: _Tell) -> TrainedModel:
+        return train(
+            recipe, images, labels, num_classes=classes, device=device, checkpoint=state, progress=tell
+        )
+
+    return _train(
+        recipe,
+        run,
+        sigmas=(0.0,),
+        data=data,
+        output=output,
+        test=test,
+        num_classes=num_classes,
+        checkpoint=checkpoint,
+        trust_code=trust_code,
+        on_step=on_step,
+        on_note=on_note,
+    )
+
+
+def train_adversarial(
+    fields: Mapping[str, object],
+    *,
+    data: str,
+    output: Path,
+    test: str | None = None,
+    num_classes: int | None = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    trust_code: bool = False,
+    on_step: Callable[[TrainingStep], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Trained:
+    """Train a network on what attacks find and write its weights.
+
+    After each epoch the state is written to the checkpoint, from which the same call goes on; it is removed
+    when the weights are written.
+
+    Args:
+        fields: the fields of the recipe, by name.
+        data: the reference of the training data.
+        output: the file of the weights, safetensors; one that is there is left alone.
+        test: the reference of data on which the accuracy is measured at the end.
+        num_classes: the number of classes; that of the data if None.
+        checkpoint: the file of the state; beside the output if None.
+        device: where to train.
+        trust_code: whether code of the user's may be run (``python:`` references).
+        on_step: told after every step.
+        on_note: told in words what is trained on.
+
+    Returns:
+        The file, and what was measured.
+    """
+    from calipers.training.adversarial import AdversarialTraining, train
+
+    recipe = AdversarialTraining(**fields)  # type: ignore[arg-type]  # checked there
 
     def run(images: Tensor, labels: Tensor, classes: int, state: Path, tell: _Tell) -> TrainedModel:
         return train(
