@@ -124,6 +124,8 @@ def _about_model(told: Mapping[str, str]) -> str:
     sigma = told.get("sigma", "")
     if sigma:
         parts.append("without noise" if float(sigma) == 0 else f"Gaussian noise of sigma {sigma}")
+    if "trained_for" in told:
+        parts.append(f"for {told['trained_for']}")
     if "accuracy" in told:
         parts.append(f"accuracy {spoken_accuracy(told['accuracy'])}")
     return ", ".join(part for part in parts if part)
