@@ -4,8 +4,8 @@
 
 FOLDER holds the four IDX files of Fashion-MNIST; for `cifar10-lipschitz`, `--data` is an image folder or tar
 archive `train/CLASS/*.jpg`, `test/CLASS/*.jpg`. The networks that ship are trained on all training images and
-measured once on the 10 000 test images; every choice of a recipe was made with `--hold-out 5000`, which trains
-on the others and measures on that many training images instead. The weights are rounded to float16 for the
+measured once on the 10 000 test images; every choice of a recipe was made on the 5 000 training images that
+`--hold-out 5000` measures on instead, training on the others. The weights are rounded to float16 for the
 file; what is measured and proved is the network with the rounded weights. A training that was stopped goes on
 from its checkpoint in the folder of `--out`. Progress goes to standard error, one JSON object to standard
 output.
