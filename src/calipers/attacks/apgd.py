@@ -195,7 +195,7 @@ class _State:
         return replace(self, **{name: held[left] for name, held in vars(self).items()})
 
     def see(self, value: Tensor, gradient: Tensor) -> None:
-        value = torch.nan_to_num(value.to(self.value.dtype), nan=-torch.inf)
+        value = value.masked_fill(value.isnan(), -torch.inf).to(self.value.dtype)
         self.rises = self.rises + (value > self.value)
         better = value > self.best_value
         wide = _wide(better, self.point)

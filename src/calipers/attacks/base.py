@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, final
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -16,7 +17,8 @@ from calipers.evidence.records import Attempt
 from calipers.gradients.estimator import Autograd, GradientEstimator, goal_of_rows
 from calipers.randomness import Draws, Role, check_seed
 from calipers.target import Access, Target
-from calipers.threat.threat_model import Norm, ThreatModel
+from calipers.threat.objectives import margin
+from calipers.threat.threat_model import Norm, Targeted, ThreatModel, Untargeted
 
 __all__ = ["Attack", "AttackResult", "GradientAttack", "Reason"]
 
@@ -143,7 +145,7 @@ class Attack(ABC):
         self._check(target, x, y, threat, numbers)
         judge = judge or Judge()
         start = time.perf_counter()
-        images = x.detach().to(target.device)
+        images = x.detach().to(device=target.device, dtype=torch.float32)
         labels = y.detach().to(target.device)
         fair = Draws(check_seed(seed), Role.JUDGE, numbers)
         clean = judge.answers(target, images, fair)
@@ -191,6 +193,22 @@ class Attack(ABC):
             ),
         )
 
+    def rehearse(self, target: Target, threat: ThreatModel, *, through: Target | None = None) -> None:
+        """Ask for one gradient, so that what an attack would refuse is refused before a long run.
+
+        Args:
+            target: the classifier.
+            threat: norm, size and goal of the adversary.
+            through: the classifier whose gradients the search sees, where it is another one.
+        """
+        self._check_threat(threat)
+        searched = target if through is None else through
+        view = View(searched, self.access, self._estimator, count=1, real=target)
+        if self._estimator is not None:
+            middle = torch.full((1, *target.input_shape), sum(target.bounds) / 2, device=target.device)
+            label = torch.zeros(1, dtype=torch.int64, device=target.device)
+            view.estimate(margin, middle, label, Untargeted(), Draws(0, Role.SEARCH, (0,)))
+
     @property
     def _estimator(self) -> GradientEstimator | None:
         """How gradients are had; None where the search asks for none."""
@@ -199,6 +217,28 @@ class Attack(ABC):
     def _check(
         self, target: Target, x: Tensor, y: Tensor, threat: ThreatModel, numbers: tuple[int, ...]
     ) -> None:
+        self._check_threat(threat)
+        if len(y) != len(x):
+            raise UsageError(f"there are {len(y)} labels for {len(x)} inputs: give one each")
+        if isinstance(threat.goal, Targeted):
+            wanted = threat.goal.classes
+            if len(wanted) != len(x):
+                raise UsageError(f"the goal names {len(wanted)} classes for {len(x)} inputs: give one each")
+            strange = [one for one in wanted if not 0 <= one < target.num_classes]
+            if strange:
+                raise UsageError(
+                    f"the goal wants class {strange[0]} and {target.name} has classes 0 to {target.num_classes - 1}"
+                )
+        if len(numbers) != len(x) or len(set(numbers)) != len(numbers):
+            raise UsageError(f"{len(numbers)} indices for {len(x)} inputs: give one each, all different")
+        target.check_inputs(x, y, indices=numbers)
+        unknown = (y < 0).nonzero()
+        if len(unknown):
+            raise InvalidInput(
+                f"input {numbers[int(unknown[0])]} has no label: an attack needs to know which answer is right"
+            )
+
+    def _check_threat(self, threat: ThreatModel) -> None:
         if threat.norm not in self.norms:
             raise UsageError(
                 f"norm is {threat.norm} and {type(self).__name__} searches in "
@@ -208,16 +248,6 @@ class Attack(ABC):
             raise UsageError(
                 f"{type(self).__name__} searches within a given size and eps is not given: give one, or wrap it in "
                 "minimize_eps"
-            )
-        if len(y) != len(x):
-            raise UsageError(f"there are {len(y)} labels for {len(x)} inputs: give one each")
-        if len(numbers) != len(x) or len(set(numbers)) != len(numbers):
-            raise UsageError(f"{len(numbers)} indices for {len(x)} inputs: give one each, all different")
-        target.check_inputs(x, y, indices=numbers)
-        unknown = (y < 0).nonzero()
-        if len(unknown):
-            raise InvalidInput(
-                f"input {numbers[int(unknown[0])]} has no label: an attack needs to know which answer is right"
             )
 
     def _attempt(

@@ -217,7 +217,7 @@ def _ask(view: View, point: Tensor, y: Tensor, goal: Goal, draws: Draws) -> tupl
     if view.direct and not view.stochastic:
         logits = view.logits(point, draws)
         value = lead(logits, y, goal, num_classes=view.num_classes).float()
-        value = torch.nan_to_num(value, nan=-torch.inf, posinf=torch.finfo(torch.float32).max)
+        value = value.masked_fill(value.isnan(), -torch.inf)
         return value, value > _SLACK * logits.abs().amax(1)
     times = _REPEATS if view.stochastic else 1
     answers = torch.stack([view.predict(point, draws.fold(time)) for time in range(times)])

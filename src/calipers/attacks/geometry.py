@@ -234,22 +234,28 @@ def settle_on_grid(
         Float32 inputs on the grid, and their distances in input units, float64.
     """
     low, high = bounds
-    clean = levels(x, bounds)
+    clean, wide = levels(x, bounds), (-1, *[1] * (x.ndim - 1))
 
     def measured(grid: Tensor) -> Tensor:
-        unit = (grid - clean) * (high - low) / _LEVELS
-        return size(unit, norm) if norm in (Norm.LINF, Norm.L0) else _rounded_up(unit, norm)
+        # whole numbers of bytes are summed without rounding
+        found = size(grid - clean, norm)
+        if norm is Norm.L0:
+            return found
+        found = found * (high - low) / _LEVELS
+        return found * (1 + 8 * _ROUNDOFF) if norm is Norm.L2 else found
 
-    grid = levels(torch.where(torch.isfinite(candidate), candidate, x), bounds)
+    moved = torch.where(torch.isfinite(candidate), candidate, x)
+    grid = levels(moved, bounds)
     distance = measured(grid)
-    if eps is not None and bool((distance > eps).any()):
-        inner = settle(candidate, x, norm, eps, bounds).double() - x.double()
-        # a millionth outward: a byte that the ball reaches exactly is not lost to the rounding of float32
-        steps = (inner / (high - low) * _LEVELS * (1 + 1e-6)).trunc()
-        rows = (distance > eps).view(-1, *[1] * (x.ndim - 1))
-        grid = torch.where(rows, (clean + steps).clamp(0, _LEVELS), grid)
-        distance = measured(grid)
-        still = (distance > eps).view(-1, *[1] * (x.ndim - 1))
-        grid = torch.where(still, clean, grid)
+    if eps is None or not bool((distance > eps).any()):
+        return (grid / _LEVELS * (high - low) + low).float(), distance
+    radius = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
+    exact = ((moved.double() - low) / (high - low) * _LEVELS).clamp(0, _LEVELS)
+    scale = 1.0 if norm is Norm.L0 else _LEVELS / (high - low)
+    inner = project(exact - clean, radius * scale, norm)
+    # first a hair outward, so that a byte which the ball reaches exactly is not lost to rounding
+    for share in (1 + 1e-9, 1 - 1e-9, 0.0):
+        outside = (distance > eps).view(wide)
+        grid = torch.where(outside, (clean + (inner * share).trunc()).clamp(0, _LEVELS), grid)
         distance = measured(grid)
     return (grid / _LEVELS * (high - low) + low).float(), distance

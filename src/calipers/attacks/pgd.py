@@ -102,27 +102,30 @@ class PGD(GradientAttack):
         step_size = eps * (2.5 / self.steps if self.step_size is None else self.step_size)
         velocity = torch.zeros_like(point)
         objective = OBJECTIVES[self.loss]
+        clean, label = x[rows], y[rows]
         for step in range(self.steps + 1):
-            part, streams = view.of(rows), draws.of(rows.tolist()).fold(step)
-            goal = goal_of_rows(threat.goal, rows.tolist())
+            numbers = rows.tolist()
+            part, streams = view.of(rows), draws.of(numbers).fold(step)
+            goal = goal_of_rows(threat.goal, numbers)
             if step == self.steps:
                 logits = part.logits(point, streams)
-                best.offer(rows, point, lead(logits, y[rows], goal, num_classes=view.num_classes))
+                best.offer(rows, point, lead(logits, label, goal, num_classes=view.num_classes))
                 return
-            found = part.estimate(objective, point, y[rows], goal, streams)
-            best.offer(rows, point, lead(found.logits, y[rows], goal, num_classes=view.num_classes))
+            found = part.estimate(objective, point, label, goal, streams)
+            best.offer(rows, point, lead(found.logits, label, goal, num_classes=view.num_classes))
             gradient, left = found.gradient, best.still(rows)
             if not bool(left.all()):
                 if not bool(left.any()):
                     return
-                rows, point, velocity, gradient = rows[left], point[left], velocity[left], gradient[left]
+                rows, clean, label = rows[left], clean[left], label[left]
+                point, velocity, gradient = point[left], velocity[left], gradient[left]
             if self.momentum > 0:
                 velocity = self.momentum * velocity + _unit_l1(gradient)
                 gradient = velocity
             if threat.norm is not Norm.LINF:
                 gradient = unblocked(gradient, point, view.bounds)
             moved = point + step_size * steepest(gradient, threat.norm)
-            point = within(moved, x[rows], threat.norm, eps, view.bounds)
+            point = within(moved, clean, threat.norm, eps, view.bounds)
 
 
 def _unit_l1(gradient: Tensor) -> Tensor:

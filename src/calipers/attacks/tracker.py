@@ -72,12 +72,18 @@ class Strongest:
             point: a point inside the ball and the box for each.
             value: its :func:`lead`.
         """
-        found = torch.nan_to_num(value, nan=-torch.inf).to(self.value.dtype)
+        found = value.masked_fill(value.isnan(), -torch.inf).to(self.value.dtype)
         better = torch.ones_like(found, dtype=torch.bool) if self._last else found > self.value[rows]
-        chosen = rows[better]
-        self.point[chosen] = point[better]
-        self.value[chosen] = found[better]
+        if self._all(rows):
+            self.point = torch.where(better.view(-1, *[1] * (point.ndim - 1)), point, self.point)
+        else:
+            self.point[rows[better]] = point[better]
+        self.value[rows[better]] = found[better]
         self.reached[rows] |= found > _SLACK
+
+    def _all(self, rows: Tensor) -> bool:
+        """Say whether these are all rows in order, for which a copy can be spared."""
+        return len(rows) == len(self.value) and torch.equal(rows, torch.arange(len(rows), device=rows.device))
 
     def still(self, rows: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
         """Say which of some inputs are to be searched on.

@@ -16,6 +16,8 @@ from calipers.threat.threat_model import Goal, Untargeted
 
 __all__ = ["Counted", "Trace", "View"]
 
+_STEEP = 1e30
+
 
 @final
 @dataclass(eq=False)
@@ -181,9 +183,10 @@ class View:
             draws: the streams of this step: ``draws.fold(step)``.
 
         Returns:
-            Value, gradient and scores. A gradient that is no number is 0. Of a detector, the objective sees the larger
-            of the label's score and the rejection score in place of the label's: who is to be taken for another class
-            must not be rejected either; where a rejection counts as wrong, it sees it as one class more.
+            Value, gradient and scores. Where a gradient is no number it is 0, and where it is infinite 1e30. Of a
+            detector, the objective sees the larger of the label's score and the rejection score in place of the
+            label's: what is to be taken for another class must not be rejected either. Where a rejection counts as
+            wrong, it is a class like others.
 
         Raises:
             UsageError: if the attack has no estimator.
@@ -196,7 +199,7 @@ class View:
             draws = self._common.of(self._rows.tolist())
         found = self._estimator.estimate(oracle, aimed, x, y, goal, draws=draws)
         self._count(oracle.counts)
-        gradient = torch.nan_to_num(found.gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        gradient = torch.nan_to_num(found.gradient, nan=0.0, posinf=_STEEP, neginf=-_STEEP)
         self._asked[self._rows] = True
         if not bool(self._moving[self._rows].all()):
             self._moving[self._rows] |= (gradient.flatten(1) != 0).any(1).cpu()
