@@ -17,6 +17,7 @@ from calipers.evidence.records import Attempt
 from calipers.gradients.estimator import Autograd, GradientEstimator, goal_of_rows
 from calipers.randomness import Draws, Role, check_seed
 from calipers.target import Access, Target
+from calipers.target.allocator import keep_freed_memory
 from calipers.threat.objectives import margin
 from calipers.threat.threat_model import Norm, Targeted, ThreatModel, Untargeted
 
@@ -145,6 +146,8 @@ class Attack(ABC):
         self._check(target, x, y, threat, numbers)
         judge = judge or Judge()
         start = time.perf_counter()
+        if target.device.type == "cpu":
+            keep_freed_memory()
         images = x.detach().to(device=target.device, dtype=torch.float32)
         labels = y.detach().to(target.device)
         fair = Draws(check_seed(seed), Role.JUDGE, numbers)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from calipers.runs.spec import RunSpec
 
 _WHAT = "What is measured"
+_RULES = ("majority", "worst", "average")
 
 Eps = Annotated[
     str | None,
@@ -151,6 +152,8 @@ def attack_spec(
         sized=eps is not None,
         trust_code=trust_code,
     )
+    if rule not in _RULES:
+        raise UsageError(f"rule is {rule!r}: use {', '.join(_RULES)}")
     judge = build(f"Judge(draws={draws}, rule={rule!r}, quantize={quantize})")
     return RunSpec(
         kind="attack",

@@ -293,6 +293,8 @@ def _attack(bench: Bench, subject: Subject, tasks: Iterable[Task], tick: Tick) -
     attack = catalog.build_attack(spec.method, trust_code=bench.trust_code)
     judge = catalog.build_judge(spec.judge)
     threat = ThreatModel(Norm.parse(spec.norm), float(parse_size(spec.eps)) if spec.eps else None)
+    through = None if subject.target is subject.base else subject.base
+    attack.rehearse(subject.target, threat, through=through)
     rows = bench.plan.batch_size if bench.plan is not None else 100
     feed = iter(tasks)
     while batch := list(itertools.islice(feed, rows)):
@@ -304,7 +306,7 @@ def _attack(bench: Bench, subject: Subject, tasks: Iterable[Task], tick: Tick) -
             seed=spec.seed,
             indices=[task.index for task in batch],
             judge=judge,
-            through=None if subject.target is subject.base else subject.base,
+            through=through,
         )
         tick(int(found.forwards.sum()))
         adversarial = found.adversarial.cpu().numpy()

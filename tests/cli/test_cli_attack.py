@@ -1,0 +1,217 @@
+"""`attack`, `bracket` and `verify`: what they answer, what they keep, what fails a check, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+Call = Callable[..., Any]
+PLAIN = "bundled:fashion-cnn28-plain"
+NOISY = "bundled:fashion-cnn28-noise-0.25"
+DATA = "bundled:fashion-mnist"
+PGD = ("--norm", "linf", "--eps", "0.1", "--attack", "pgd(steps=5)", "--limit", "30")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_attack_within_a_size_tells_robust_accuracy_and_its_records_add_up(
+    calipers: Call, here: Path
+) -> None:
+    said = calipers("attack", PLAIN, DATA, *PGD, "--json", "--run", "a.sqlite")
+    assert said.code == 0
+    attack = said.json["attack"]
+    rows = calipers("show", "a.sqlite", "--inputs", "--json").json["inputs"]
+    assert attack["inputs"] == len(rows) == 30
+    assert attack["found"] == sum(row["success"] for row in rows) == 30
+    assert attack["robust_accuracy"] == 0
+    assert attack["already_wrong"] == sum(row["reason"] == "already wrong" for row in rows) > 0
+    for row in rows:
+        assert row["prediction"] != row["label"]
+        assert row["distance"] <= 0.1
+        assert (row["distance"] == 0) == (row["reason"] == "already wrong")
+        assert (row["queries"] == 0) == (row["reason"] == "already wrong")
+    again = calipers("attack", PLAIN, DATA, *PGD, "--run", "a.sqlite")
+    assert "nothing is left to do" in again.err
+    assert "robust accuracy" in again.out
+
+
+def test_saved_inputs_are_verified_as_they_are(calipers: Call, here: Path) -> None:
+    assert calipers("attack", PLAIN, DATA, *PGD, "--save", "adv.safetensors").code == 0
+    verify = ("verify", "adv.safetensors", PLAIN, DATA, "--norm", "linf")
+    good = calipers(*verify, "--eps", "0.1", "--all", "--json")
+    assert good.code == 0
+    assert good.json["adversarial"] == 30
+    assert good.json["same_target"] is True
+    tight = calipers(*verify, "--eps", "0.05")
+    assert tight.code == 1
+    assert "above eps 0.05" in tight.complaint
+
+    arrays = load_file("adv.safetensors")
+    for name, change in {
+        "nan": lambda images: images.__setitem__((2, 0, 0, 0), np.nan),
+        "box": lambda images: images.__setitem__((2, 0, 0, 0), 1.0001),
+    }.items():
+        images = arrays["adversarial"].copy()
+        change(images)
+        save_file(arrays | {"adversarial": images}, f"{name}.safetensors")
+    assert "NaN" in calipers("verify", "nan.safetensors", PLAIN, DATA, "--norm", "linf").complaint
+    assert (
+        "outside the bounds" in calipers("verify", "box.safetensors", PLAIN, DATA, "--norm", "linf").complaint
+    )
+
+
+def test_clean_images_are_no_adversarial_examples(calipers: Call, here: Path) -> None:
+    from calipers.sources.datasets import load_dataset
+
+    images = np.stack([example.image for example in load_dataset(DATA).take(limit=30)])
+    np.savez("clean.npz", adversarial=images)
+    said = calipers("verify", "clean.npz", PLAIN, DATA, "--norm", "linf", "--eps", "0.1", "--json")
+    assert said.code == 0
+    rows = calipers("show", *_attacked(calipers), "--inputs", "--json").json["inputs"]
+    wrong = sum(row["reason"] == "already wrong" for row in rows)
+    assert said.json["adversarial"] == wrong
+    assert calipers("verify", "clean.npz", PLAIN, DATA, "--norm", "linf", "--all").code == 1
+
+
+def _attacked(calipers: Call) -> tuple[str]:
+    calipers("attack", PLAIN, DATA, *PGD, "--run", "b.sqlite")
+    return ("b.sqlite",)
+
+
+def test_both_jaws_of_a_smoothed_classifier_close_on_one_radius(calipers: Call, here: Path) -> None:
+    asked = (NOISY, DATA, "--sigma", "0.25", "--n", "1000", "--limit", "6", "--attack", "ddn(steps=8)")
+    said = calipers("bracket", *asked, "--no-compile", "--batch-size", "100", "--run", "b.sqlite", "--json")
+    assert said.code == 0
+    assert said.json["brackets"]["contradictions"]["error"] is False
+    rows = said.json["brackets"]
+    assert 0 < rows["lower"]["value"] < rows["upper"]["value"]
+    found = calipers("show", "b.sqlite", "--inputs", "--json").json["inputs"]
+    kinds = {}
+    for row in found:
+        kinds.setdefault(row["index"], []).append(row)
+    assert len(kinds) == 6
+    for proved, tried in kinds.values():
+        assert proved["target"] == tried["target"]
+        if tried["success"]:
+            assert tried["distance"] > proved["radius"] or proved["prediction"] != proved["label"]
+    assert "robust radius: proved from below, found from above" in calipers("show", "b.sqlite").out
+    again = calipers("bracket", *asked, "--no-compile", "--batch-size", "100", "--run", "b.sqlite")
+    assert "nothing is left to do" in again.err
+
+
+def test_a_radius_that_is_too_large_is_a_contradiction_and_exit_code_1(
+    calipers: Call, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calipers.certificates.smoothing.noise import Gaussian
+
+    honest = Gaussian.radius
+    monkeypatch.setattr(Gaussian, "radius", lambda *given, **named: 6 * honest(*given, **named))
+    asked = (NOISY, DATA, "--sigma", "0.25", "--n", "1000", "--limit", "6", "--attack", "ddn(steps=8)")
+    said = calipers("bracket", *asked, "--no-compile", "--batch-size", "100", "--run", "b.sqlite")
+    assert said.code == 1
+    assert "contradict" in said.complaint
+    assert "proved below l2 radius" in said.out
+
+
+def test_both_jaws_of_a_network_itself(calipers: Call, here: Path) -> None:
+    said = calipers("bracket", PLAIN, DATA, "--limit", "5", "--attack", "ddn(steps=20)", "--json")
+    assert said.code == 0
+    figures = said.json["brackets"]
+    assert 0 < figures["lower"]["value"] < 0.02 < figures["upper"]["value"] < 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--norm", "linf", "--eps", "-0.1"), "-0.1"),
+        (("--norm", "linf", "--eps", "much"), "much"),
+        (("--norm", "l7", "--eps", "0.1"), "norm 'l7' is unknown"),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "magic"), "attack is 'magic'"),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "pgd(steps=0)"), "steps is 0"),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "pgd(stops=3)"), "stops"),
+        (("--norm", "linf", "--attack", "pgd"), "eps is not given"),
+        (("--norm", "l1", "--eps", "0.1", "--attack", "hop-skip-jump"), "norm is l1"),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "pgd", "--gradient", "eot(0)"), "samples 0"),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "pgd", "--gradient", "guess"), "gradient 'guess'"),
+        (
+            ("--norm", "linf", "--eps", "0.1", "--attack", "pgd", "--gradient", "bpda(nowhere=identity)"),
+            "nowhere",
+        ),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "pgd", "--rule", "luck"), "rule is 'luck'"),
+        (("--norm", "linf", "--eps", "0.1", "--attack", "pgd", "--draws", "0"), "draws is 0"),
+        (
+            ("--norm", "linf", "--eps", "0.1", "--attack", "pgd", "--gradient", "bpda(x=antigravity:fly)"),
+            "--trust-code",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_and_leaves_no_file(
+    calipers: Call, here: Path, words: tuple[str, ...], said: str
+) -> None:
+    found = calipers("attack", PLAIN, DATA, "--limit", "3", *words)
+    assert found.code == 2
+    assert said in found.complaint
+    assert not list(here.rglob("*.sqlite"))
+
+
+def test_a_file_that_is_there_is_not_written_over(calipers: Call, here: Path) -> None:
+    Path("adv.safetensors").write_text("mine")
+    found = calipers("attack", PLAIN, DATA, *PGD, "--save", "adv.safetensors")
+    assert found.code == 2
+    assert "is there already" in found.complaint
+    assert Path("adv.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no file"),
+        (b"junk", "cannot be read"),
+        ({"images": np.zeros((1, 1, 28, 28))}, "'adversarial'"),
+    ],
+)
+def test_a_file_that_holds_no_adversarial_inputs_is_refused(
+    calipers: Call, here: Path, content: Any, said: str
+) -> None:
+    path = Path("x.npz")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.savez(path, **content)
+    found = calipers("verify", path, PLAIN, DATA, "--norm", "linf")
+    assert found.code == 2
+    assert said in found.complaint
+
+
+def test_an_attack_of_workers_finds_what_one_process_finds(calipers: Call, here: Path) -> None:
+    one = calipers("attack", PLAIN, DATA, *PGD, "--run", "one.sqlite", "--batch-size", "4", "--json")
+    two = calipers(
+        "attack", PLAIN, DATA, *PGD, "--run", "two.sqlite", "--batch-size", "4", "--jobs", "2", "--json"
+    )
+    assert one.code == two.code == 0
+    rows = [
+        json.dumps(_timeless(calipers("show", f"{name}.sqlite", "--inputs", "--json")))
+        for name in ("one", "two")
+    ]
+    assert rows[0] == rows[1]
+
+
+def _timeless(said: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            name: value
+            for name, value in row.items()
+            if name not in ("seconds", "queries", "forwards", "backwards")
+        }
+        for row in said.json["inputs"]
+    ]
