@@ -95,6 +95,18 @@ def compare_square(target: Target, x: Tensor, y: Tensor, *, queries: int, seeds:
     return rows
 
 
+def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Average the robust accuracies of each norm over the seeds."""
+    return {
+        norm: {
+            name: sum(row[name] for row in rows if row["norm"] == norm)
+            / sum(row["norm"] == norm for row in rows)
+            for name in ("robust_accuracy", "robust_accuracy_pyautoattack")
+        }
+        for norm in sorted({row["norm"] for row in rows})
+    }
+
+
 def compare_decisions(target: Target, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
     """Median l2 distance found from classes alone, and the queries it took, ours and foolbox's."""
     right = target.predict(x) == y
@@ -136,21 +148,23 @@ def compare_decisions(target: Target, x: Tensor, y: Tensor) -> list[dict[str, An
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--few", type=int, default=12, help="images for the attacks on decisions")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     target = load_model(MODEL)
     x, y = images(options.images)
+    square = compare_square(target, x, y, queries=options.queries, seeds=options.seeds)
     result = {
         "what": "attacks without gradients on the bundled plain network, one thread",
         "model": MODEL,
         "data": f"{DATA}, first {options.images}",
         "clean_accuracy": float((target.predict(x) == y).double().mean()),
-        "square": compare_square(target, x, y, queries=options.queries, seeds=options.seeds),
+        "square": square,
+        "square_means": means(square),
         "decisions": compare_decisions(target, x[: options.few], y[: options.few]),
         "environment": environment("pyautoattack", "foolbox"),
     }

@@ -45,7 +45,7 @@ def test_a_walk_that_has_converged_asks_no_more() -> None:
     known = half_space([1.0, -2.0], bounds=(-10.0, 10.0))
     x = torch.tensor([[0.5, -0.5], [0.3, 0.6]])
     y = known.target.predict(x)
-    few, many = (Boundary(steps=n)(known.target, x, y, L2, seed=0) for n in (600, 900))
+    few, many = (Boundary(steps=n)(known.target, x, y, L2, seed=0) for n in (1_000, 1_500))
     assert torch.equal(few.queries, many.queries)
     assert torch.equal(few.adversarial, many.adversarial)
 
