@@ -41,7 +41,7 @@ class Ray(Attack):
 
     attack: Attack
     reach: float = 2.0
-    steps: int = 6
+    steps: int = 4
 
     def __post_init__(self) -> None:
         if not self.reach >= 1 or self.steps < 1:
