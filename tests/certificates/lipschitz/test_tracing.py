@@ -156,6 +156,12 @@ def test_weights_that_are_nan_or_infinite_are_refused_and_named() -> None:
         assert "inner.0" in str(refused(net, "NaN or infinite"))
 
 
+def test_weights_that_are_no_dense_tensors_are_refused() -> None:
+    net = Function(lambda x: x @ net.table).eval()
+    net.register_buffer("table", torch.eye(4).to_sparse())
+    assert str(refused(net, "layout")).startswith("table (weights): ")
+
+
 def test_layers_that_are_not_initialized_are_refused() -> None:
     refused(nn.Sequential(nn.LazyLinear(3)).eval(), "not initialized")
 

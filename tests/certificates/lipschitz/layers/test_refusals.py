@@ -143,6 +143,7 @@ def test_weights_that_depend_on_the_input_are_refused() -> None:
             lipschitz_upper_bound(Function(function).eval(), (4,))
 
 
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
 def test_unknown_settings_of_known_functions_are_refused() -> None:
     for function, words in (
         (lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear"), "mode 'bilinear'"),
