@@ -175,7 +175,9 @@ def test_a_batch_normalization_that_is_not_folded_is_bounded_by_its_largest_fact
     generator = torch.Generator().manual_seed(2)
     layer = stored(3, generator)
     assert layer.running_var is not None
-    expected = float((layer.weight.detach().double().abs() / (layer.running_var.double() + layer.eps).sqrt()).max())
+    expected = float(
+        (layer.weight.detach().double().abs() / (layer.running_var.double() + layer.eps).sqrt()).max()
+    )
     upper = float(lipschitz_upper_bound(nn.Sequential(nn.ReLU(), layer, nn.ReLU()).eval(), (3, 4, 4)))
     assert expected <= upper <= expected * (1 + 1e-12)
 
