@@ -11,7 +11,7 @@ from calipers.sources.datasets import load_dataset
 from calipers.sources.models import load_model
 from calipers.sources.shipped import metadata, shipped_file
 
-LIPSCHITZ = ("fashion-lipschitz",)
+LIPSCHITZ = ("fashion-lipschitz", "cifar10-lipschitz")
 NAMES = ("fashion-cnn28-plain", "fashion-cnn28-noise-0.25", "fashion-cnn28-noise-0.50")
 
 
