@@ -7,7 +7,8 @@
 batches of one size, nothing dropped; then with fallen inputs dropped. calipers' time holds its judge, which passes the
 clean and the found images forward once more; the peers' robust accuracy is taken outside of their time. Contenders take
 turns in rounds; what is reported are medians over rounds of the ratio to the fastest peer within the round, in
-seconds of the process, since the machine may be shared; those of the clock stand beside them.
+seconds of the process, since the machine may be shared; those of the clock stand beside them. Every contender runs in
+a process of its own, since calipers changes how its process keeps freed memory.
 
 ``standard``: ``Standard`` against AutoAttack's standard version (pyautoattack), once each, on the first images of the
 data, those that are wrong already included. Seconds are those of the clock, with those of the process beside them.
@@ -18,7 +19,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -123,49 +126,81 @@ def art_pgd(target: Target, args: argparse.Namespace) -> Attacked:
     return lambda x, y: torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(x)
 
 
-def pgd(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare throughput at the same steps."""
+CONTENDERS: dict[str, Callable[[Target, argparse.Namespace], Attacked]] = {
+    "calipers, nothing dropped": lambda target, args: ours(target, args, keep=True),
+    "calipers": lambda target, args: ours(target, args, keep=False),
+    "torchattacks": torchattacks_pgd,
+    "foolbox": foolbox_pgd,
+    "ART": art_pgd,
+}
+
+
+def rightly_classified(args: argparse.Namespace) -> tuple[Target, Tensor, Tensor]:
+    """Load network and images, without those that are wrong already."""
     target, x, y = load(args)
     right = torch.cat([target.predict(part) for part in x.split(100)]) == y
-    x, y = x[right], y[right]
-    contenders: dict[str, Attacked] = {
-        "calipers, nothing dropped": ours(target, args, keep=True),
-        "calipers": ours(target, args, keep=False),
-        "torchattacks": torchattacks_pgd(target, args),
-        "foolbox": foolbox_pgd(target, args),
-        "ART": art_pgd(target, args),
-    }
-    rounds: list[dict[str, float]] = []
-    clock: list[dict[str, float]] = []
-    accuracy: dict[str, float] = {}
-    for turn in range(args.rounds + 1):  # the first one warms up
-        seconds, wall = {}, {}
-        for name, attacked in contenders.items():
+    return target, x[right], y[right]
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Attack whenever a line comes in, and answer with seconds and robust accuracy."""
+    target, x, y = rightly_classified(args)
+    attacked = CONTENDERS[args.serve](target, args)
+    for _ in sys.stdin:
+        with contextlib.redirect_stdout(sys.stderr):
             start, busy = time.perf_counter(), time.process_time()
             parts = [attacked(*part) for part in zip(x.split(args.batch), y.split(args.batch), strict=True)]
-            seconds[name], wall[name] = time.process_time() - busy, time.perf_counter() - start
-            accuracy[name] = standing(target.module, torch.cat(parts), y)
-        rounds += [seconds] if turn else []
-        clock += [wall] if turn else []
+            seconds = {"process": time.process_time() - busy, "clock": time.perf_counter() - start}
+            seconds["accuracy"] = standing(target.module, torch.cat(parts), y)
+        print(json.dumps(seconds), flush=True)
+
+
+class Contender:
+    """A contender in a process of its own, asked once a round."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, __file__, *sys.argv[1:], "--serve", name]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.again()
+
+    def again(self) -> dict[str, float]:
+        """Run once more."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("again\n")
+        self._process.stdin.flush()
+        return dict(json.loads(self._process.stdout.readline()))
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def pgd(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare throughput at the same steps."""
+    count = len(rightly_classified(args)[1])
+    contenders = {name: Contender(name) for name in CONTENDERS}
+    rounds = [{name: one.again() for name, one in contenders.items()} for _ in range(args.rounds)]
+    for one in contenders.values():
+        one.end()
     peers = ("torchattacks", "foolbox", "ART")
-    fastest = [min(row[name] for name in peers) for row in rounds]
-    return {
-        "what": f"PGD-{args.steps}, linf {args.eps:g}, {len(x)} images that are right, batches of {args.batch}",
-        "median_speed_against_the_fastest_peer": {
+    result: dict[str, Any] = {
+        "what": f"PGD-{args.steps}, linf {args.eps:g}, {count} images that are right, batches of {args.batch}"
+    }
+    for kind in ("process", "clock"):
+        result[f"median_speed_against_the_fastest_peer_by_{kind}"] = {
             name: round(
-                statistics.median(best / row[name] for best, row in zip(fastest, rounds, strict=True)), 3
+                statistics.median(min(row[peer][kind] for peer in peers) / row[name][kind] for row in rounds),
+                3,
             )
             for name in contenders
-        },
-        "median_process_seconds": {
-            name: round(statistics.median(row[name] for row in rounds), 3) for name in contenders
-        },
-        "median_seconds": {
-            name: round(statistics.median(row[name] for row in clock), 3) for name in contenders
-        },
-        "robust_accuracy": {name: round(found, 4) for name, found in accuracy.items()},
-        "rounds": [{name: round(value, 3) for name, value in row.items()} for row in rounds],
-    }
+        }
+        result[f"median_{kind}_seconds"] = {
+            name: round(statistics.median(row[name][kind] for row in rounds), 3) for name in contenders
+        }
+    result["robust_accuracy"] = {name: round(rounds[-1][name]["accuracy"], 4) for name in contenders}
+    result["rounds"] = [{name: round(value["process"], 3) for name, value in row.items()} for row in rounds]
+    return result
 
 
 def standard(args: argparse.Namespace) -> dict[str, Any]:
@@ -242,6 +277,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--alone", action="store_true", help="leave AutoAttack out")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--serve", choices=tuple(CONTENDERS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -250,6 +286,9 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)  # noqa: TID251  # the peers draw from the global generator
+    if args.serve:
+        serve(args)
+        return
     result = pgd(args) if args.part == "pgd" else standard(args)
     shown = {"model": args.model, "data": args.data, "threads": args.threads}
     report(result | shown | {"environment": environment(*PEERS)}, args.out)

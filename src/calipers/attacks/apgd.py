@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
-from calipers.attacks.geometry import unblocked, within
+from calipers.attacks.geometry import Ball, unblocked
 from calipers.attacks.starts import random_starts
 from calipers.attacks.tracker import Strongest, lead
 from calipers.attacks.view import View
@@ -126,31 +126,31 @@ class APGD(GradientAttack):
         eps, sparse = threat.eps or 0.0, threat.norm is Norm.L1
         state = _State.begin(start, eps if sparse else 2 * eps)
         checkpoints = _every(self.steps) if sparse else _checkpoints(self.steps)
+        ball, label = Ball(x[rows], threat.norm, eps, view.bounds), y[rows]
         for step in range(self.steps + 1):
             numbers = rows.tolist()
             part, streams = view.of(rows), draws.of(numbers).fold(step)
             goal = goal_of_rows(threat.goal, numbers)
             if step == self.steps:
                 logits = part.logits(state.point, streams)
-                best.offer(rows, state.point, lead(logits, y[rows], goal, num_classes=view.num_classes))
+                best.offer(rows, state.point, lead(logits, label, goal, num_classes=view.num_classes))
                 return
             found = part.estimate(
-                OBJECTIVES[self.loss], state.point, y[rows], goal_of_rows(aim, numbers), streams
+                OBJECTIVES[self.loss], state.point, label, goal_of_rows(aim, numbers), streams
             )
-            best.offer(rows, state.point, lead(found.logits, y[rows], goal, num_classes=view.num_classes))
+            best.offer(rows, state.point, lead(found.logits, label, goal, num_classes=view.num_classes))
             state.see(found.value, found.gradient)
             left = best.still(rows)
             if not bool(left.all()):
                 if not bool(left.any()):
                     return
-                rows = rows[left]
-                state = state.of(left)
+                rows, ball, label, state = rows[left], ball.of(left), label[left], state.of(left)
             if step in checkpoints and step:
                 if sparse:
                     state.settle_sparse(x[rows], eps)
                 else:
                     state.halve(checkpoints[step])
-            state.move(x[rows], threat.norm, eps, view.bounds, first=step == 0)
+            state.move(ball, threat.norm, view.bounds, first=step == 0)
 
 
 @dataclass(eq=False)
@@ -222,17 +222,14 @@ class _State:
         self.step_size = torch.where(sparser, eps, smaller)
         self.share, self.changed = changed / x[0].numel() / _SPARSER, changed
 
-    def move(self, x: Tensor, norm: Norm, eps: float, bounds: tuple[float, float], *, first: bool) -> None:
-        size_ = self.step_size.view(-1, *[1] * (x.ndim - 1))
-        if norm is Norm.L1:
-            direction = _sparse_step(unblocked(self.gradient, self.point, bounds), self.share)
-            moved = within(self.point + size_ * direction, x, norm, eps, bounds)
-        else:
-            gradient = self.gradient if norm is Norm.LINF else unblocked(self.gradient, self.point, bounds)
-            moved = within(self.point + size_ * steepest(gradient, norm), x, norm, eps, bounds)
-            if not first:
-                drift = _MOMENTUM * (moved - self.point) + (1 - _MOMENTUM) * (self.point - self.previous)
-                moved = within(self.point + drift, x, norm, eps, bounds)
+    def move(self, ball: Ball, norm: Norm, bounds: tuple[float, float], *, first: bool) -> None:
+        gradient = self.gradient if norm is Norm.LINF else unblocked(self.gradient, self.point, bounds)
+        direction = _sparse_step(gradient, self.share) if norm is Norm.L1 else steepest(gradient, norm)
+        far = self.step_size.view(-1, *[1] * (direction.ndim - 1))
+        moved = ball.confine(direction.mul_(far).add_(self.point))
+        if norm is not Norm.L1 and not first:
+            drift = _MOMENTUM * (moved - self.point) + (1 - _MOMENTUM) * (self.point - self.previous)
+            moved = ball.confine(drift.add_(self.point))
         self.previous, self.point = self.point, moved
 
     def _return_to_best(self, back: Tensor) -> None:

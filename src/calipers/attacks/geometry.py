@@ -1,5 +1,7 @@
 """Geometry of candidates: distances rounded up, and points inside the box and the ball, as floats or as bytes."""
 
+from typing import final
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -8,6 +10,7 @@ from calipers.threat.norms import project, size
 from calipers.threat.threat_model import Norm
 
 __all__ = [
+    "Ball",
     "distances",
     "inside_box",
     "levels",
@@ -108,6 +111,52 @@ def settle(
         if not bool(outside.any()):
             return settled
     return torch.where(outside.view(shape), x, settled)
+
+
+@final
+class Ball:
+    """The points of a search: inside the ball and the box, up to rounding; prepared once for many steps.
+
+    Args:
+        x: clean inputs, inside the box.
+        norm: the norm of the ball.
+        eps: its radius.
+        bounds: the least and the largest value of the box.
+    """
+
+    def __init__(
+        self, x: Float[Tensor, "batch *dims"], norm: Norm, eps: float, bounds: tuple[float, float]
+    ) -> None:
+        self._x, self._norm, self._eps, self._bounds = x, norm, eps, bounds
+        low, high = bounds
+        self._edges = ((x - eps).clamp_min(low), (x + eps).clamp_max(high)) if norm is Norm.LINF else None
+
+    def of(self, left: Bool[Tensor, " batch"]) -> "Ball":
+        """Take the balls of some inputs.
+
+        Args:
+            left: which.
+
+        Returns:
+            Their balls.
+        """
+        part = object.__new__(Ball)
+        part._x, part._norm, part._eps, part._bounds = self._x[left], self._norm, self._eps, self._bounds
+        part._edges = None if self._edges is None else (self._edges[0][left], self._edges[1][left])
+        return part
+
+    def confine(self, point: Float[Tensor, "batch *dims"]) -> Float[Tensor, "batch *dims"]:
+        """Move points inside, as :func:`within` does.
+
+        Args:
+            point: one point an input.
+
+        Returns:
+            Points of the ball and the box.
+        """
+        if self._edges is not None:
+            return point.clamp(*self._edges)
+        return within(point, self._x, self._norm, self._eps, self._bounds)
 
 
 def within(

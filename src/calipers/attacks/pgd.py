@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
-from calipers.attacks.geometry import unblocked, within
+from calipers.attacks.geometry import Ball, unblocked
 from calipers.attacks.starts import random_starts
 from calipers.attacks.tracker import Strongest, lead
 from calipers.attacks.view import View
@@ -102,7 +102,7 @@ class PGD(GradientAttack):
         step_size = eps * (2.5 / self.steps if self.step_size is None else self.step_size)
         velocity = torch.zeros_like(point)
         objective = OBJECTIVES[self.loss]
-        clean, label = x[rows], y[rows]
+        ball, label = Ball(x[rows], threat.norm, eps, view.bounds), y[rows]
         for step in range(self.steps + 1):
             numbers = rows.tolist()
             part, streams = view.of(rows), draws.of(numbers).fold(step)
@@ -117,15 +117,14 @@ class PGD(GradientAttack):
             if not bool(left.all()):
                 if not bool(left.any()):
                     return
-                rows, clean, label = rows[left], clean[left], label[left]
+                rows, ball, label = rows[left], ball.of(left), label[left]
                 point, velocity, gradient = point[left], velocity[left], gradient[left]
             if self.momentum > 0:
                 velocity = self.momentum * velocity + _unit_l1(gradient)
                 gradient = velocity
             if threat.norm is not Norm.LINF:
                 gradient = unblocked(gradient, point, view.bounds)
-            moved = point + step_size * steepest(gradient, threat.norm)
-            point = within(moved, clean, threat.norm, eps, view.bounds)
+            point = ball.confine(steepest(gradient, threat.norm).mul_(step_size).add_(point))
 
 
 def _unit_l1(gradient: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calipers.certificates.smoothing.allocator import keep_freed_memory
 from calipers.certificates.smoothing.noise import Noise
 from calipers.certificates.smoothing.plan import ExecutionPlan, prepare_forward
 from calipers.certificates.smoothing.stopping import CHUNK
 from calipers.randomness import Role, Stream
 from calipers.target import Access, Target
+from calipers.target.allocator import keep_freed_memory
 
 __all__ = ["Chunk", "Lanes", "Tally", "open_lanes"]
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 from weakref import WeakKeyDictionary
 
-from calipers.certificates.smoothing.allocator import keep_freed_memory
 from calipers.certificates.smoothing.rows import require_own_answers
 from calipers.certificates.smoothing.stopping import CHUNK
 from calipers.errors import StoreCorrupt, TargetError, UsageError
@@ -275,6 +274,8 @@ def measure_plan(
         tf32=device == "cuda" and target.precision == "fp32" and torch.backends.cudnn.allow_tf32,
         channels_last=False,
     )
+    from calipers.target.allocator import keep_freed_memory
+
     said: list[str] = []
     if device == "cpu":
         keep_freed_memory()
