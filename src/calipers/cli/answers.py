@@ -117,12 +117,13 @@ def describe_run(
     return payload
 
 
-def text_of_run(store: RunStore, *, radii: Sequence[float] | None = None) -> str:
+def text_of_run(store: RunStore, *, radii: Sequence[float] | None = None, most: int = 40) -> str:
     """Describe a run in plain text.
 
     Args:
         store: the run.
         radii: the radii at which certified accuracy is told; chosen if None.
+        most: how many brackets are drawn at most.
 
     Returns:
         Lines without a final newline.
@@ -132,7 +133,7 @@ def text_of_run(store: RunStore, *, radii: Sequence[float] | None = None) -> str
     rows, answered, tried = store.certificates(), store.predictions(), store.attempts()
     lines = []
     if rows and tried:
-        lines.append(_bracket_text(store))
+        lines.append(_bracket_text(store, most))
     elif tried:
         lines.append(_attack_text(store, tried))
     elif rows:
@@ -229,13 +230,13 @@ def _prediction_text(store: RunStore, rows: Sequence[Prediction]) -> str:
     return columns_of(asked) + "\n\n" + columns_of(found)
 
 
-def _bracket_text(store: RunStore) -> str:
+def _bracket_text(store: RunStore, most: int) -> str:
     from calipers.report.jaws import close_jaws
     from calipers.report.tables import columns_of
 
     jaws = close_jaws(store.records())
     asked, clean = columns_of(_asked_of_attack(store)), columns_of(_clean_row(store))
-    return "\n\n".join(part for part in (asked, jaws.text(), clean) if part)
+    return "\n\n".join(part for part in (asked, jaws.text(most=most), clean) if part)
 
 
 def _attack_text(store: RunStore, rows: Sequence[Attempt]) -> str:

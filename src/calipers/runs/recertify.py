@@ -16,6 +16,8 @@ from calipers.runs.tasks import Conditions
 
 __all__ = ["Recertified", "recertify"]
 
+_NOT_OF_A_READING = ("plan", "attack plan", "attack revision")
+
 
 @final
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def recertify(
     old = rows[0]
     chosen = old.alpha if alpha is None else alpha
     side = old.bound if bound is None else bound
-    facts = {name: text for name, text in store.facts().items() if name != "plan"}
+    facts = {name: text for name, text in store.facts().items() if name not in _NOT_OF_A_READING}
     found = reread(
         rows, alpha=chosen, bound=side, validity=validity, dimension=_dimension(facts.get("input shape"))
     )
@@ -108,8 +110,13 @@ def recertify(
         kind="recertify",
         method=catalog.changed(old.method, {"alpha": chosen, _bound_field(old): side}),
         source=f"{store.spec.hash} {validity or ''}".strip(),
+        attack="",
+        judge="",
     )
-    return Recertified(spec, facts, found, store.progress()[1])
+    total = store.progress()[1]
+    if store.spec.kind == "bracket" and total is not None:
+        total //= 2
+    return Recertified(spec, facts, found, total)
 
 
 def _bound_field(row: Certificate) -> str:
