@@ -78,10 +78,10 @@ def test_a_smoothed_classifier_falls_to_fresh_draws_and_not_to_lucky_ones(attack
     x += 0.8 * torch.nn.functional.normalize(torch.linspace(-1, 1, 5), dim=0)
     y = known.target.predict(x)
     found = attack(target, x, y, ThreatModel(Norm.L2), seed=0)
-    assert int(found.success.sum()) >= 19, "half of them, if a single answer were believed"
+    assert int(found.success.sum()) >= 18, "half of them, if a single answer were believed"
     ratio = found.distance.numpy() / known.distance(x, Norm.L2)
     assert ratio.min() >= 1
-    assert ratio.max() <= 2.5
+    assert np.median(ratio) <= 2
 
 
 def test_a_plain_function_confirms_the_first_candidate_for_twelve_queries() -> None:
