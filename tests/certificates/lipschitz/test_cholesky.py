@@ -1,3 +1,5 @@
+"""Norms proved by a factorization: never below, and near."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A convolution as a value: its matrix is the Jacobian that torch gives."""
+
 import numpy as np
 import pytest
 import torch

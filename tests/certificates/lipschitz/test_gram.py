@@ -1,3 +1,5 @@
+"""Banded Gram matrices of convolutions, and their rounding."""
+
 import numpy as np
 import pytest
 from drawn_convolutions import draw

@@ -1,3 +1,5 @@
+"""Norms of matrices: exact where known, never below, in every norm."""
+
 import itertools
 import math
 

@@ -1,3 +1,5 @@
+"""Norms on the torus: grid bounds, circular convolutions, strides by phases."""
+
 import itertools
 import math
 
