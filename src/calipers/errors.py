@@ -16,7 +16,6 @@ __all__ = [
     "MissingFile",
     "NotLipschitz",
     "ScoresUnavailable",
-    "SlowPath",
     "SoftmaxOutput",
     "StoreCorrupt",
     "StoreError",
@@ -163,7 +162,3 @@ class SoftmaxOutput(CalipersWarning):
 
 class MissingClasses(CalipersWarning):
     """A subset of the data lacks some of the classes."""
-
-
-class SlowPath(CalipersWarning):
-    """Something makes the run slower than it need be, such as a missing compiler."""

@@ -372,3 +372,12 @@ def test_a_reading_of_an_unfinished_run_says_so_and_is_kept_as_unfinished(
     assert "unfinished" not in calipers("recertify", certified, "--alpha", "0.05").out
     exported = json.loads(calipers("export", "part.sqlite", "--to", "json").out)
     assert (exported["done"], exported["total"]) == (5, 12)
+
+
+def test_a_radius_that_no_votes_can_prove_is_warned_about(calipers: Call, workplace: Path) -> None:
+    words = ("certify", "python:cli_networks:three_classes", "npz:images.npz", "--sigma", "0.25", "--n", "1000")
+    more = ("--trust-code", "--no-compile", "--limit", "2")
+    said = calipers(*words, "--decide", "0.25,1.5", *more)
+    assert said.code == 0, said.err
+    assert "prove 0.593 at most" in said.err
+    assert "at most: no input" not in calipers(*words, "--decide", "0.25,0.5", *more).err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from calipers.cli import options
 from calipers.cli.console import speaking
 from calipers.cli.measured_run import Manner, answer_estimate, measure_to_file, pick_device
 from calipers.errors import UsageError
+
+if TYPE_CHECKING:
+    from calipers.cli.console import Say
+    from calipers.runs.spec import RunSpec
 
 __all__ = ["certify"]
 
@@ -192,6 +196,8 @@ def certify(
             limit=limit,
             sample=sample,
         )
+        if decide is not None:
+            _warn_of_ceiling(say, spec, decide)
         manner = Manner(
             path=run,
             device=place,
@@ -219,6 +225,21 @@ def _check_choice(context: typer.Context, sigma: str | None, *, lipschitz: bool)
     if given:
         word = "--lipschitz" if lipschitz else "--sigma"
         raise UsageError(f"--{given[0].replace('_', '-')} means nothing with {word}: leave it out")
+
+
+def _warn_of_ceiling(say: Say, spec: RunSpec, decide: str) -> None:
+    from calipers.report.tables import floored
+    from calipers.runs.catalog import read_radii
+    from calipers.runs.reread import ceiling
+
+    if spec.norm == "linf":
+        return
+    most, largest = ceiling(spec.method, spec.noise, norm=spec.norm), max(read_radii(decide))
+    if largest > most:
+        say.warn(
+            f"--decide asks for radius {largest:g}, and unanimous votes of this many draws prove {floored(most)} at "
+            "most: no input can be certified there; raise --n or --sigma"
+        )
 
 
 def _bound(wanted: str | None, votes: str) -> str:

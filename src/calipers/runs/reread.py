@@ -10,7 +10,7 @@ from calipers.evidence.records import Certificate
 from calipers.runs import catalog
 from calipers.threat.threat_model import Norm
 
-__all__ = ["reread"]
+__all__ = ["ceiling", "reread"]
 
 
 def reread(
@@ -59,6 +59,39 @@ def reread(
             raise Unsound("means of scores have no bound that holds at any time here: leave validity out")
         return [_reread_means(row, alpha=alpha, bound=bound, dimension=dimension or 1) for row in rows]
     return _reread_votes(rows, alpha=alpha, bound=bound, validity=validity, dimension=dimension or 1)
+
+
+def ceiling(method: str, noise: str, *, norm: str, dimension: int = 1) -> float:
+    """Find the largest radius that a certifier of hard votes can prove: that of unanimous votes.
+
+    Args:
+        method: the repr of the certifier.
+        noise: the repr of the noise.
+        norm: the norm of the radii.
+        dimension: the number of coordinates of an input, for a norm that is not the noise's own.
+
+    Returns:
+        The radius, in input units.
+
+    Example:
+        >>> ceiling("VoteCertifier(n0=100, n=1000, alpha=0.001, bound='one-sided', stopping=FixedBudget())",
+        ...         "Gaussian(sigma=1.0)", norm="l2") < 2.4633
+        True
+    """
+    import numpy as np
+
+    from calipers.certificates.smoothing.votes import certify_vote_table
+
+    added, wanted = catalog.build_noise(noise), Norm.parse(norm)
+    found = certify_vote_table(
+        np.array([[catalog.field_of(method, "n"), 0, 0]], dtype=np.int64),
+        selected=np.array([0]),
+        radius=lambda p_lower, p_upper: added.radius(p_lower, p_upper, wanted, dimension=dimension),
+        alpha=catalog.field_of(method, "alpha"),  # type: ignore[arg-type]
+        bound=catalog.field_of(method, "bound"),  # type: ignore[arg-type]
+        stopping=catalog.field_of(method, "stopping"),  # type: ignore[arg-type]
+    )
+    return float(found.radius[0])
 
 
 def _reread_votes(
