@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +14,7 @@ from calipers.cli.measured_run import pick_device
 from calipers.errors import UsageError
 
 if TYPE_CHECKING:
-    from calipers.runs.lipschitz import ModelConstant
+    from calipers.runs.lipschitz import LayerRow, ModelConstant
 
 __all__ = ["lipschitz"]
 
@@ -87,10 +89,26 @@ def _table(found: ModelConstant) -> str:
             ceiled(layer.total, digits=4),
             layer.method,
         )
-        for layer in found.layers
+        for layer in _together(found.layers)
     )
     columns = ("layer", "kind", "at most", "at least", "ratio", "up to here", "method")
     return Table("", columns, rows).text()
+
+
+def _together(layers: Sequence[LayerRow]) -> list[LayerRow]:
+    # One row for the steps of one module that stretch nothing, such as the two halves of a sorting layer.
+    found: list[LayerRow] = []
+    for layer in layers:
+        place = layer.name.rpartition(".")[0]
+        last = found[-1] if found else None
+        plain = layer.lower is None and layer.upper == 1.0
+        if last is not None and plain and last.lower is None and last.upper == 1.0 and place:
+            before = last.name if last.name == place else last.name.rpartition(".")[0]
+            if before == place and layer.total == last.total:
+                found[-1] = replace(last, name=place, kind=f"{last.kind}, {layer.kind}")
+                continue
+        found.append(layer)
+    return found
 
 
 def _whole(found: ModelConstant) -> str:
