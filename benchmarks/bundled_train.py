@@ -101,8 +101,8 @@ def measures(model: TrainedModel, measured: Split, where: str) -> dict[str, floa
         target = Target(net, num_classes=10, input_shape=model.input_shape, mean=model.mean, std=model.std)
         images, labels = measured[0][:ATTACKED].float() / 255, measured[1][:ATTACKED]
         result = PGD(steps=40)(target, images, labels, ThreatModel(norm, eps), seed=0)
-        found[f"the first {len(labels)} of them, PGD-40 within {norm} {eps:g}"] = 1 - float(
-            result.success.float().mean()
+        found[f"the first {len(labels)} of them, PGD-40 within {norm} {eps:g}"] = float(
+            (~result.success).double().mean()
         )
     return found
 

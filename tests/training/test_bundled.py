@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 
+from calipers.attacks.pgd import PGD
 from calipers.certificates.lipschitz.margin import certify_margins
 from calipers.certificates.lipschitz.network import lipschitz_upper_bound
 from calipers.sources.datasets import load_dataset
 from calipers.sources.models import load_model
 from calipers.sources.shipped import metadata, shipped_file
+from calipers.threat.threat_model import Norm, ThreatModel
 
+ADVERSARIAL = "fashion-cnn28-adversarial"
 LIPSCHITZ = ("fashion-lipschitz", "cifar10-lipschitz")
 NAMES = ("fashion-cnn28-plain", "fashion-cnn28-noise-0.25", "fashion-cnn28-noise-0.50")
 
@@ -51,6 +54,24 @@ def test_the_shipped_lipschitz_network_certifies_what_its_metadata_say() -> None
     )
 
 
+def test_the_network_trained_under_attack_withstands_what_its_metadata_say() -> None:
+    told = metadata(shipped_file(ADVERSARIAL, suffix=".safetensors", what="model"))
+    claims = {key.split(", ")[1]: value for key, value in json.loads(told["accuracy"]).items()}
+    data = load_dataset("bundled:fashion-mnist")
+    images = torch.stack([torch.from_numpy(data.pixels.read(index)) for index in range(200)])
+    labels = torch.tensor(data.labels[:200])
+    withstood = {}
+    for name in (ADVERSARIAL, "fashion-cnn28-plain"):
+        found = PGD(steps=10)(
+            load_model(f"bundled:{name}"), images, labels, ThreatModel(Norm.LINF, 0.1), seed=0
+        )
+        withstood[name] = (~found.success).double().mean().item()
+    claimed = claims["PGD-40 within linf 0.1"]
+    assert withstood[ADVERSARIAL] == pytest.approx(claimed, abs=0.09)  # three standard errors of 200 images
+    assert withstood["fashion-cnn28-plain"] < 0.02
+    assert claims["clean"] > claimed > 0.7
+
+
 @pytest.mark.parametrize("name", LIPSCHITZ)
 def test_the_constant_on_the_card_of_a_shipped_lipschitz_network_is_what_its_weights_prove(name: str) -> None:
     path = shipped_file(name, suffix=".safetensors", what="model")
@@ -61,7 +82,7 @@ def test_the_constant_on_the_card_of_a_shipped_lipschitz_network_is_what_its_wei
     assert proved < 1.05
 
 
-@pytest.mark.parametrize("name", (*NAMES, *LIPSCHITZ))
+@pytest.mark.parametrize("name", (*NAMES, *LIPSCHITZ, ADVERSARIAL))
 def test_a_card_and_the_metadata_of_the_weights_agree(name: str) -> None:
     path = shipped_file(name, suffix=".safetensors", what="model")
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

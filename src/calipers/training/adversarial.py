@@ -97,7 +97,7 @@ class AdversarialTraining:
         Returns:
             `trained_for`, in words.
         """
-        return {"trained_for": f"accuracy under {self.norm} attacks of {self.eps:g}"}
+        return {"trained_for": f"resistance to {self.norm} attacks of {self.eps:g}"}
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
