@@ -2,13 +2,15 @@
 
 The first three are the lecture's: an image under noise, decision regions under the level sets of the Gaussian with the
 bars of the classes, and a one-dimensional classifier with its Gaussian convolution. The fourth draws what a bracket is,
-and measures nothing. Needs matplotlib, which the extra `docs` brings.
+and measures nothing. The last two lead from Lipschitz constants to smoothing: constants of plain networks by depth, and
+what five certificates prove of the same images. Needs matplotlib, which the extra `docs` brings.
 """
 
 import argparse
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,10 +21,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon
 from numpy.typing import NDArray
+from torch import nn
 
+from calipers.certificates.lipschitz.certifier import LipschitzCertifier
+from calipers.certificates.lipschitz.network import lipschitz_upper_bound
+from calipers.certificates.lipschitz.sandwich import sampled_lower_bound
+from calipers.certificates.smoothing.certifier import SoftCertifier, VoteCertifier
 from calipers.certificates.smoothing.noise import Gaussian
 from calipers.certificates.smoothing.radius import gaussian_l2
-from calipers.certificates.smoothing.soft import lipschitz_constant, soft_radius
+from calipers.certificates.smoothing.smoothed import smooth
+from calipers.certificates.smoothing.soft import Lemma, lipschitz_constant, soft_radius
 from calipers.certificates.smoothing.stopping import CHUNK
 from calipers.certificates.smoothing.votes import VoteCertificate, certify_votes
 from calipers.errors import BadReference
@@ -31,6 +39,7 @@ from calipers.sources.datasets import load_dataset
 from calipers.sources.models import load_model
 from calipers.target import Target
 from calipers.testing.known_answers import KnownAnswer, staircase
+from calipers.threat.threat_model import Norm, ThreatModel
 
 Array = NDArray[np.float64]
 
@@ -52,6 +61,11 @@ NETWORKS: Final = {
 SIGMAS: Final = (0.0, 0.12, 0.25, 0.5, 1.0)
 NOISE_IMAGE: Final = 0
 DRAWS: Final = 1000
+DEPTHS: Final = (1, 2, 3, 4, 5, 6, 7, 8)
+BRIDGE: Final = "fashion-cnn28-noise-0.25"
+BRIDGE_SIGMA: Final = 0.25
+BRIDGE_IMAGES: Final = 100
+BRIDGE_DRAWS: Final = 2000
 
 STYLE: Final = {
     "axes.edgecolor": GREY,
@@ -547,6 +561,195 @@ def _paint_votes(axes: Axes, votes: Votes, names: Sequence[str]) -> None:
     axes.spines[:].set_visible(False)
 
 
+class Growth(NamedTuple):
+    """What the picture of depth shows: constants of plain networks, in scores by input unit.
+
+    Args:
+        depths: hidden layers of each network.
+        products: products of the layers' norms, above the constants.
+        uppers: the bounds of the layers together (ECLipsE-Fast), above the constants.
+        lowers: slopes that were found, below the constants.
+    """
+
+    depths: tuple[int, ...]
+    products: Array
+    uppers: Array
+    lowers: Array
+
+
+def train_plain(depth: int, *, width: int = 64, steps: int = 300) -> nn.Module:
+    """Train a plain network of ReLUs on the bundled images, with nothing to keep its slopes small.
+
+    Args:
+        depth: hidden layers.
+        width: neurons of each.
+        steps: steps of Adam, 64 images each.
+
+    Returns:
+        The network, in eval mode; the same at each call.
+    """
+    draws = Stream(0, Role.SEARCH, depth).generator(0)
+    images, labels = _bundled_images(1000)
+    sizes = [images[0].numel(), *[width] * depth, 10]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in pairwise(sizes):
+        dense = nn.Linear(before, after)
+        nn.init.kaiming_normal_(dense.weight, nonlinearity="relu", generator=draws)
+        nn.init.zeros_(dense.bias)
+        layers += [dense, nn.ReLU()]
+    net = nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for _ in range(steps):
+        rows = torch.randint(len(images), (64,), generator=draws)
+        loss = nn.functional.cross_entropy(net(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+def grow_with_depth(depths: Sequence[int]) -> Growth:
+    """Bound the l2 constants of plain networks from both sides.
+
+    Args:
+        depths: hidden layers of each network.
+
+    Returns:
+        The bounds.
+    """
+    starts, _ = _bundled_images(32)
+    products, uppers, lowers = [], [], []
+    for depth in depths:
+        net = train_plain(depth)
+        bound = lipschitz_upper_bound(net, (1, 28, 28))
+        products.append(bound.product)
+        uppers.append(bound.upper)
+        lowers.append(sampled_lower_bound(net, (1, 28, 28), inputs=starts))
+    return Growth(tuple(depths), np.array(products), np.array(uppers), np.array(lowers))
+
+
+def draw_depth() -> Figure:
+    """Draw the Lipschitz constants of plain networks against their depth, between two bounds.
+
+    Returns:
+        The figure.
+    """
+    found = grow_with_depth(DEPTHS)
+    figure = Figure(figsize=(10.2, 4.9), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(found.depths, found.lowers, found.uppers, color=PALE, alpha=0.6, lw=0)
+    axes.semilogy(found.depths, found.products, color=BLUE, lw=1.8, ls=(0, (4, 2)))
+    axes.semilogy(found.depths, found.uppers, color=BLUE, lw=2.8, marker="o", ms=7)
+    axes.semilogy(found.depths, found.lowers, color=VERMILION, lw=2.8, marker="o", ms=7)
+    lines = [
+        (found.products, BLUE, "proved: the product\nof the layers"),
+        (found.uppers, BLUE, "proved: the layers\ntogether"),
+        (found.lowers, VERMILION, "found: the steepest\nslope of a search"),
+    ]
+    for values, colour, name in lines:
+        place, words = (found.depths[-1], values[-1]), f"{name}: {_outward(values[-1], up=colour == BLUE)}"
+        axes.annotate(words, place, (14, 0), textcoords="offset points", color=colour, va="center")
+    between = float(np.sqrt(found.lowers[-2] * found.uppers[-2]))
+    axes.text(found.depths[-2], between, "the true constant\nis in here", ha="center", va="center")
+    axes.set(xticks=found.depths, xlabel="hidden layers of 64 ReLUs", ylabel="$L$, scores by input unit")
+    axes.set_xlim(
+        found.depths[0] - 0.25, found.depths[-1] + 0.34 * (found.depths[-1] - found.depths[0]) + 0.4
+    )
+    axes.set_ylim(found.lowers[0] / 1.6, found.products[-1] * 1.8)
+    axes.set_title("the Lipschitz constant of plain networks, by which their radii are divided", loc="left")
+    return figure
+
+
+class Bridge(NamedTuple):
+    """What the picture of the bridge shows: radii of the same images by five certificates, 0 where it is wrong.
+
+    Args:
+        sigma: the standard deviation of the noise.
+        radii: for each certificate, the radius of each image.
+    """
+
+    sigma: float
+    radii: dict[str, Array]
+
+
+def cross_bridge(*, images: int, draws: int) -> Bridge:
+    """Certify the bundled images by the network's own constant, by soft votes read in three ways, and by hard votes.
+
+    The three readings are of the same mean scores, and the hard votes are those of the same draws of noise.
+
+    Args:
+        images: how many of the bundled images.
+        draws: draws of the noise for each.
+
+    Returns:
+        The radii.
+    """
+    target, threat = load_model(f"bundled:{BRIDGE}"), ThreatModel(Norm.L2)
+    x, labels = _bundled_images(images)
+    own = LipschitzCertifier()(target, x, threat, seed=0)
+    radii = {"network": np.where(own.prediction == labels.numpy(), own.radius, 0.0)}
+    noise = Gaussian(BRIDGE_SIGMA)
+    soft = SoftCertifier(n=draws)(smooth(target, noise, votes="soft"), x, threat, seed=0)
+    records = soft.records(labels.tolist())
+    low, high = (np.array([getattr(record, name) for record in records]) for name in ("p_lower", "p_upper"))
+    lemmas: tuple[Lemma, ...] = ("lemma-1", "tight-constant", "lemma-2")
+    for lemma in lemmas:
+        radius = soft_radius(BRIDGE_SIGMA, low, high, lemma=lemma)
+        radii[lemma] = np.where(soft.prediction == labels.numpy(), radius, 0.0)
+    hard = VoteCertifier(n=draws)(smooth(target, noise), x, threat, seed=0)
+    radii["theorem-1"] = np.where(hard.prediction == labels.numpy(), hard.radius, 0.0)
+    return Bridge(BRIDGE_SIGMA, radii)
+
+
+def draw_bridge() -> Figure:
+    """Draw the share of the images that each of five certificates proves, against the radius.
+
+    Returns:
+        The figure.
+    """
+    found = cross_bridge(images=BRIDGE_IMAGES, draws=BRIDGE_DRAWS)
+    figure = Figure(figsize=(10.2, 5.4), layout="constrained")
+    axes = figure.subplots()
+    for multiple in (np.sqrt(np.pi / 8), np.sqrt(np.pi / 2)):
+        axes.axvline(multiple * found.sigma, color=GREY, lw=1, ls=(0, (2, 3)))
+        label = rf"${multiple:.3f}\,\sigma$"
+        axes.text(multiple * found.sigma, 1.01, label, ha="center", va="bottom", color=GREY, fontsize=10)
+    curves = {
+        "network": (INK, "-", "Theorem 0, the network's own $L$"),
+        "lemma-1": (VERMILION, "-", r"Theorem 0, smoothed: $L = \sqrt{2/\pi\sigma^2}$"),
+        "tight-constant": (ORANGE, "-", r"the same, tight: $L = 1/\sqrt{2\pi\sigma^2}$"),
+        "lemma-2": (GREEN, "-", r"Lemma 2: $\Phi^{-1}$ of it is $1/\sigma$-Lipschitz"),
+        "theorem-1": (BLUE, (0, (5, 1.5)), "Theorem 1, hard votes"),
+    }
+    axis = np.geomspace(3e-4, 1.0, 2000)
+    for name, (colour, style, label) in curves.items():
+        share = (found.radii[name][:, None] >= axis).mean(axis=0)
+        axes.semilogx(axis, share, color=colour, ls=style, lw=2.6, label=label)
+    axes.set(xlim=(axis[0], axis[-1]), ylim=(0, 1), xlabel="$\\ell_2$ radius, input units")
+    axes.set(ylabel="share of images, right and proved")
+    axes.set_xticks([0.001, 0.01, 0.1, 1], ["0.001", "0.01", "0.1", "1"])
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.legend(
+        loc="center left", bbox_to_anchor=(0.37, 0.42), frameon=False, fontsize=10.5, labelspacing=0.7
+    )
+    axes.set_title(f"one network, {BRIDGE_IMAGES} images, five certificates", loc="left")
+    return figure
+
+
+def _bundled_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first bundled images, and their classes."""
+    every = load_dataset("bundled:fashion-mnist")
+    data = [every[index] for index in range(count)]
+    labels = torch.tensor([int(example.label) for example in data])
+    return torch.stack([torch.from_numpy(example.image) for example in data]), labels
+
+
+def _outward(number: float, *, up: bool) -> str:
+    """Write two digits of a number of at least 10: an upper bound rounded up, a lower bound rounded down."""
+    unit = 10 ** (len(str(int(number))) - 2)
+    return f"{int(np.ceil(number / unit) if up else np.floor(number / unit)) * unit:,}"
+
+
 def _tint(colour: str, share: float = 0.28) -> tuple[float, ...]:
     """Mix a colour with white."""
     return tuple(1 - share * (1 - part) for part in mpl.colors.to_rgb(colour))
@@ -575,6 +778,8 @@ PICTURES: Final[dict[str, Callable[[], Figure]]] = {
     "regions": draw_regions,
     "convolution": draw_convolution,
     "two-jaws": draw_two_jaws,
+    "depth": draw_depth,
+    "bridge": draw_bridge,
 }
 
 

@@ -28,11 +28,14 @@ def _load() -> ModuleType:
 pictures = _load()
 
 
-@pytest.mark.parametrize("name", ["noise", "regions", "convolution", "two-jaws"])
+@pytest.mark.parametrize("name", ["noise", "regions", "convolution", "two-jaws", "depth", "bridge"])
 def test_each_picture_is_made_by_its_command(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "DRAWS", 100)
+    monkeypatch.setattr(pictures, "DEPTHS", (1, 2, 3))
+    monkeypatch.setattr(pictures, "BRIDGE_IMAGES", 5)
+    monkeypatch.setattr(pictures, "BRIDGE_DRAWS", 200)
     pictures.main([name, "-o", str(tmp_path)])
     data = (tmp_path / f"{name}.png").read_bytes()
     width = int.from_bytes(data[16:20], "big")
@@ -99,6 +102,36 @@ def test_the_three_radii_of_the_convolution_are_ordered_and_true() -> None:
     assert np.all(found.smoothed[inside] > 0.5)
     ends = np.interp(found.point + found.true_distance * np.array([-1, 1]), found.axis, found.smoothed)
     assert np.abs(ends - 0.5).min() < 2e-3
+
+
+def test_constants_by_depth_are_bounds_on_the_right_sides() -> None:
+    found = pictures.grow_with_depth((1, 3))
+    assert np.all(found.lowers < found.uppers) and np.all(found.uppers < found.products)
+    assert (
+        np.all(found.lowers > 1)
+        and found.lowers[1] > found.lowers[0]
+        and found.uppers[1] > 2 * found.uppers[0]
+    )
+    for depth, product in zip(found.depths, found.products, strict=True):
+        layers = [layer.weight.detach().double() for layer in pictures.train_plain(depth)[1::2]]
+        norms = [float(torch.linalg.matrix_norm(weight, 2)) for weight in layers]
+        assert len(norms) == depth + 1
+        assert product == pytest.approx(np.prod(norms), rel=1e-9)
+
+
+def test_the_radii_of_the_bridge_are_readings_of_the_same_scores() -> None:
+    found = pictures.cross_bridge(images=8, draws=400)
+    own, loose, tight, lemma_2, votes = found.radii.values()
+    assert list(found.radii) == ["network", "lemma-1", "tight-constant", "lemma-2", "theorem-1"]
+    np.testing.assert_allclose(loose * 2, tight, rtol=1e-12)
+    assert np.all(tight <= lemma_2) and lemma_2.max() > tight.max()
+    assert loose.max() < np.sqrt(np.pi / 8) * found.sigma and tight.max() < np.sqrt(np.pi / 2) * found.sigma
+    assert 0 < own.max() < 0.02 < votes.max() < 2.2 * found.sigma  # 400 votes prove 2.15 sigma at most
+
+
+def test_bounds_are_written_outward() -> None:
+    assert [pictures._outward(5310.2, up=True), pictures._outward(999.1, up=True)] == ["5,400", "1,000"]
+    assert pictures._outward(50.9, up=False) == "50"
 
 
 def test_votes_shown_are_those_of_the_network() -> None:
