@@ -27,6 +27,8 @@ __all__ = [
     "unfinished_line",
 ]
 
+_NOT_IN_A_LOG = ("wrong already", "cost an input")
+
 CLEAN = "clean correct"
 """The fact of a store that holds how many inputs the base classifier gets right without noise: ``889 of 1000``."""
 
@@ -243,7 +245,10 @@ def _attack_text(store: RunStore, rows: Sequence[Attempt]) -> str:
     from calipers.report.attempts import summarize_attempts
     from calipers.report.tables import columns_of
 
-    found = (*summarize_attempts(rows).findings(), *_clean_row(store))
+    findings = summarize_attempts(rows).findings()
+    if store.spec.kind == "import":
+        findings = tuple((word, value) for word, value in findings if word not in _NOT_IN_A_LOG)
+    found = (*findings, *_clean_row(store))
     return columns_of(_asked_of_attack(store)) + "\n\n" + columns_of(found)
 
 
@@ -253,8 +258,8 @@ def _asked_of_attack(store: RunStore) -> tuple[tuple[str, str], ...]:
     asked = (
         ("model", spec.model),
         ("data", spec.data),
-        ("precision", spec.precision),
-        ("seed", str(spec.seed)),
+        ("precision", "" if spec.kind == "import" else spec.precision),
+        ("seed", "" if spec.kind == "import" else str(spec.seed)),
         ("noise", spec.noise),
         ("norm", spec.norm + (f", eps {spec.eps}" if spec.eps else ", the least size")),
         ("certificate", spec.method if spec.attack else ""),

@@ -41,6 +41,7 @@ class Say:
         self.debug = debug
         self.on_interrupt: list[str] = []
         self._warned: set[str] = set()
+        self._answered = False
 
     def note(self, text: str) -> None:
         """Tell something on standard error, unless the user wants quiet.
@@ -58,6 +59,7 @@ class Say:
             payload: plain values; a number that is not finite becomes null.
             parts: texts, of one line or several.
         """
+        self._answered = True
         if self.as_json:
             print(json.dumps(_finite(payload), allow_nan=False), flush=True)
             return
@@ -77,13 +79,15 @@ class Say:
     def fail(self, text: str, kind: str, code: int) -> None:
         """Tell an error: one line on standard error, and with ``--json`` an object on standard output.
 
+        A check that fails after the answer was given leaves that the only object there.
+
         Args:
             text: what was wrong, its value, the remedy.
             kind: the name of its class.
             code: the exit code.
         """
         print(f"calipers: {text}", file=sys.stderr, flush=True)
-        if self.as_json:
+        if self.as_json and not self._answered:
             print(json.dumps({"error": {"kind": kind, "message": text, "exit_code": code}}), flush=True)
 
 

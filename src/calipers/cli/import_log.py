@@ -1,4 +1,4 @@
-"""`calipers import`: the field's logs of certificates, with what they leave out named."""
+"""`calipers import`: the field's logs of certificates and attacks, with what they leave out named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,25 @@ def import_log(
         float | None,
         typer.Option("--alpha", metavar="NUMBER", help="Failure probability, if you know it."),
     ] = None,
-    norm: Annotated[str, typer.Option("--norm", metavar="l2|l1|linf", help="Norm of the radii.")] = "l2",
+    norm: Annotated[
+        str | None, typer.Option("--norm", metavar="l2|l1|linf", help="Norm of the radii; l2 if left out.")
+    ] = None,
+    attacked: Annotated[
+        str | None,
+        typer.Option(
+            "--attacked",
+            metavar="NORM:SIZE",
+            help="The predictions were made under an attack of this size, such as l2:0.5.",
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="Your name for the classifier: logs of one name are taken to be of one classifier.",
+        ),
+    ] = "",
     model: Annotated[
         str, typer.Option("--model", metavar="TEXT", help="What was certified, for the reader.")
     ] = "",
@@ -51,7 +69,7 @@ def import_log(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read a log of certificates into a run; says what its radii give away, and what cannot be known."""
+    """Read a log of certificates, predictions or attacks into a run; says what it gives away, and what it cannot."""
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.catalog import read_size
         from calipers.runs.cohen_log import read_log
@@ -63,6 +81,8 @@ def import_log(
             n=n,
             alpha=alpha,
             norm=norm,  # type: ignore[arg-type]  # the specification checks it
+            attacked=attacked,
+            target=target,
             model=model,
             data=data,
         )

@@ -10,6 +10,7 @@ import typer
 from calipers.cli import options
 from calipers.cli.answers import clean_of, decided_radii, describe_run, text_of_run
 from calipers.cli.console import Say, speaking
+from calipers.cli.joined import answer_joined, attacks_alone
 from calipers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ __all__ = ["read_grid", "show"]
 
 def show(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Files of runs; several are set side by side.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Files of runs; several are set side by side, and attacks are joined with certificates.",
+        ),
     ],
     inputs: Annotated[bool, typer.Option("--inputs", help="One row an input, radii rounded down.")] = False,
     radii: Annotated[
@@ -42,7 +47,13 @@ def show(
         if len(runs) > 1 and inputs:
             raise UsageError(f"--inputs shows one run and {len(runs)} are named: name one")
         if len(runs) > 1:
-            _show_many(say, runs, grid)
+            attacks = [path for path in runs if attacks_alone(path)]
+            if attacks and grid is not None:
+                raise UsageError(f"--radii is of certificates, and {attacks[0]} has none: leave it out")
+            if attacks and len(attacks) < len(runs):
+                answer_joined(say, runs)
+            else:
+                _show_many(say, runs, grid)
             return
         with RunStore.read(runs[0]) as store:
             payload = describe_run(store, radii=grid, inputs=inputs)

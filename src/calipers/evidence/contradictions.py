@@ -100,7 +100,10 @@ class Contradictions:
         if self.inputs:
             said = f"{self.inputs} inputs contradict a deterministic certificate"
         elif math.isnan(self.rate):
-            said = f"{self.statistical_inputs} inputs contradict certificates whose alpha is unknown"
+            said = (
+                f"{self.statistical_inputs} of {self.pairs} inputs contradict their certificate, and chance explains "
+                "none while alpha is unknown, that of the certificates or that of the judge"
+            )
         else:
             said = (
                 f"{self.statistical_inputs} of {self.pairs} inputs contradict their certificate, and chance explains "

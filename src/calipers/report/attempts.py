@@ -80,7 +80,7 @@ class AttackSummary:
         found = [
             ("inputs", str(self.inputs)),
             ("wrong already", f"{self.already_wrong}"),
-            ("fooled", f"{self.found} of {self.inputs}, those included"),
+            ("fooled", f"{self.found} of {self.inputs}" + (", those included" if self.already_wrong else "")),
         ]
         if self.undetermined:
             found.append(("undetermined", f"{self.undetermined}, counted as not robust"))

@@ -17,7 +17,7 @@ Votes = Literal["", "hard", "soft"]
 DeviceKind = Literal["cpu", "cuda"]
 NormName = Literal["l0", "l1", "l2", "linf"]
 
-_LATER = ("attack", "judge")
+_LATER = ("attack", "judge", "target")
 _CHOICES = {"kind": Kind, "norm": NormName, "votes": Votes, "precision": Precision, "device": DeviceKind}
 
 
@@ -48,6 +48,7 @@ class RunSpec:
         source: what another run or file these records were made from, empty where none.
         attack: the repr of the attack of a bracket; empty elsewhere.
         judge: the repr of the judge, where something is attacked.
+        target: the name that a user gave to the classifier of an imported log; empty elsewhere.
 
     Raises:
         UsageError: if a number is out of its range, or a word is not one of those allowed.
@@ -75,6 +76,7 @@ class RunSpec:
     source: str = ""
     attack: str = ""
     judge: str = ""
+    target: str = ""
 
     def __post_init__(self) -> None:
         for name, choice in _CHOICES.items():
