@@ -54,7 +54,7 @@ class CarliniWagner(GradientAttack):
         step_size: the l2 length, in input units, of the first step, as a share of the distance to the boundary of the
             linearized classifier.
         over: what is searched over; the tanh of the target's box if None.
-        halvings: points tried in the end between each input and the result; 0 leaves the result as it is.
+        tries: the most points tried in the end between each input and the result; 0 leaves the result as it is.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.L2,)
@@ -65,16 +65,18 @@ class CarliniWagner(GradientAttack):
     weights: int = 6
     step_size: float = 1.0
     over: SearchVariable | None = None
-    halvings: int = 8
+    tries: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.weights < 1 or self.halvings < 0:
+        if self.steps < 1 or self.weights < 1 or self.tries < 0:
             raise UsageError(
-                f"steps is {self.steps}, weights {self.weights} and halvings {self.halvings}: give at least 1 step and "
-                "1 weight, and 0 halvings or more"
+                f"steps is {self.steps}, weights {self.weights} and tries {self.tries}: give at least 1 step and "
+                "1 weight, and 0 tries or more"
             )
         if not 0 < self.step_size < math.inf:
-            raise UsageError(f"step_size is {self.step_size}: give a positive share of the distance, such as 1")
+            raise UsageError(
+                f"step_size is {self.step_size}: give a positive share of the distance, such as 1"
+            )
 
     def _search(
         self,
@@ -85,7 +87,7 @@ class CarliniWagner(GradientAttack):
         draws: Draws,
     ) -> Float[Tensor, "batch *dims"]:
         goal, (low, high) = threat.goal, view.bounds
-        rows, wide = torch.arange(len(x), device=x.device), (-1, *[1] * (x.ndim - 1))
+        wide = (-1, *[1] * (x.ndim - 1))
         over = self.over or TanhBox(low, high, _SHRINK)
         best = Nearest(x, Norm.L2, last=view.stochastic)
         penalty = partial(_hinge, num_classes=view.num_classes)
@@ -100,7 +102,7 @@ class CarliniWagner(GradientAttack):
                 at = draws.fold(1 + attempt * self.steps + step)
                 found = view.estimate(penalty, point.detach(), y, goal, at)
                 reached = leads(found.logits, y, goal, num_classes=view.num_classes)
-                best.offer(rows, point.detach(), reached)
+                best.offer(None, point.detach(), reached)
                 won |= reached
                 rise = weight.view(wide) * found.gradient - 2 * (point.detach() - x)
                 (gradient,) = torch.autograd.grad(point, leaf, rise)
@@ -114,7 +116,7 @@ class CarliniWagner(GradientAttack):
             below = torch.where(won, below, weight)
             open_ = torch.where(won, weight / _FACTOR, weight * _FACTOR)
             weight = torch.where((below > 0) & above.isfinite(), (below * above).sqrt(), open_)
-        draw_in(view, best, x, y, goal, draws, norm=Norm.L2, halvings=self.halvings)
+        draw_in(view, best, x, y, goal, draws, norm=Norm.L2, tries=self.tries)
         return best.point
 
     def _scales(
@@ -139,9 +141,13 @@ def _decode(over: SearchVariable, z: Tensor, x: Tensor, bounds: tuple[float, flo
     with torch.enable_grad():
         point = over.point(leaf).to(x.dtype).clamp(*bounds)
     if not point.requires_grad:
-        raise GradientsUnavailable(f"{over!r} decodes without a gradient: give a decode that is differentiable in z")
+        raise GradientsUnavailable(
+            f"{over!r} decodes without a gradient: give a decode that is differentiable in z"
+        )
     if point.shape != x.shape:
-        raise UsageError(f"{over!r} decodes to {tuple(point.shape[1:])} and an input has {tuple(x.shape[1:])}")
+        raise UsageError(
+            f"{over!r} decodes to {tuple(point.shape[1:])} and an input has {tuple(x.shape[1:])}"
+        )
     return leaf, point
 
 

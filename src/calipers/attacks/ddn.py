@@ -44,11 +44,11 @@ class DDN(GradientAttack):
     bytes (the judge does that, if it is to); the result is drawn in by :func:`~calipers.attacks.segment.draw_in`.
 
     Args:
-        steps: gradients taken.
+        steps: points at which the classifier is asked; at all but the last for a gradient.
         step_size: the length of the first step, as a share of that of the perturbation.
         gamma: the share by which the length changes at each step.
         loss: the objective: cross_entropy, margin or dlr.
-        halvings: points tried in the end between each input and the result; 0 leaves the result as it is.
+        tries: the most points tried in the end between each input and the result; 0 leaves the result as it is.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.L2,)
@@ -59,12 +59,12 @@ class DDN(GradientAttack):
     step_size: float = 1.0
     gamma: float = 0.05
     loss: Literal["cross_entropy", "margin", "dlr"] = "cross_entropy"
-    halvings: int = 8
+    tries: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.halvings < 0:
+        if self.steps < 2 or self.tries < 0:
             raise UsageError(
-                f"steps is {self.steps} and halvings {self.halvings}: give at least 1 step, and 0 halvings or more"
+                f"steps is {self.steps} and tries {self.tries}: give at least 2 steps, and 0 tries or more"
             )
         if not 0 < self.step_size < math.inf:
             raise UsageError(f"step_size is {self.step_size}: give a positive share of the length, such as 1")
@@ -82,18 +82,18 @@ class DDN(GradientAttack):
         draws: Draws,
     ) -> Float[Tensor, "batch *dims"]:
         goal, (low, high) = threat.goal, view.bounds
-        rows, wide = torch.arange(len(x), device=x.device), (-1, *[1] * (x.ndim - 1))
+        wide = (-1, *[1] * (x.ndim - 1))
         best = Nearest(x, Norm.L2, last=view.stochastic)
         furthest = size(torch.maximum(x - low, high - x), Norm.L2)
         first = view.estimate(partial(lead, num_classes=view.num_classes), x, y, goal, draws.fold(0))
         linear = first.value.abs() / size(first.gradient, Norm.L2)
         radius = torch.minimum(torch.nan_to_num(linear, nan=0.0), furthest)
         delta = radius.view(wide) * steepest(first.gradient, Norm.L2)
-        for step in range(1, self.steps):
+        for step in range(1, self.steps - 1):
             delta = (x + delta).clamp(low, high) - x
             found = view.estimate(OBJECTIVES[self.loss], x + delta, y, goal, draws.fold(step))
             reached = leads(found.logits, y, goal, num_classes=view.num_classes)
-            best.offer(rows, x + delta, reached)
+            best.offer(None, x + delta, reached)
             share = (1 + math.cos(math.pi * step / self.steps)) / 2
             step_size = self.step_size * (_LAST_STEP + (1 - _LAST_STEP) * share)
             delta = delta + (step_size * radius).view(wide) * steepest(found.gradient, Norm.L2)
@@ -101,7 +101,7 @@ class DDN(GradientAttack):
             radius = torch.minimum(radius, furthest)
             delta = radius.view(wide) * steepest(delta, Norm.L2)
         point = (x + delta).clamp(low, high)
-        logits = view.logits(point, draws.fold(self.steps))
-        best.offer(rows, point, leads(logits, y, goal, num_classes=view.num_classes))
-        draw_in(view, best, x, y, goal, draws, norm=Norm.L2, halvings=self.halvings)
+        logits = view.logits(point, draws.fold(self.steps - 1))
+        best.offer(None, point, leads(logits, y, goal, num_classes=view.num_classes))
+        draw_in(view, best, x, y, goal, draws, norm=Norm.L2, tries=self.tries)
         return best.point

@@ -50,7 +50,7 @@ class DeepFool(GradientAttack):
         steps: the most steps; an input leaves when its goal is reached.
         classes: how many classes are considered, those with the largest scores at the clean input.
         overshoot: eta.
-        halvings: points tried in the end between each input and the result; 0 leaves the result as it is.
+        tries: the most points tried in the end between each input and the result; 0 leaves the result as it is.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.L2, Norm.LINF)
@@ -60,12 +60,12 @@ class DeepFool(GradientAttack):
     steps: int = 50
     classes: int = 10
     overshoot: float = 0.02
-    halvings: int = 8
+    tries: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.halvings < 0:
+        if self.steps < 1 or self.tries < 0:
             raise UsageError(
-                f"steps is {self.steps} and halvings {self.halvings}: give at least 1 step, and 0 halvings or more"
+                f"steps is {self.steps} and tries {self.tries}: give at least 1 step, and 0 tries or more"
             )
         if self.classes < 2:
             raise UsageError(f"classes is {self.classes}: the label's own and one more are needed")
@@ -105,7 +105,9 @@ class DeepFool(GradientAttack):
             length = torch.where(nearest.isfinite(), torch.maximum(nearest, least), 0)
             delta = delta + length.view(wide) * direction
             point = (x[rows] + (1 + self.overshoot) * delta).clamp(low, high)
-            delta = torch.where((point > low) & (point < high), delta, (point - x[rows]) / (1 + self.overshoot))
+            delta = torch.where(
+                (point > low) & (point < high), delta, (point - x[rows]) / (1 + self.overshoot)
+            )
             logits = part.logits(point, draws.of(numbers).fold(self.steps + 1 + step))
             reached = leads(logits, y[rows], goal, num_classes=view.num_classes)
             best.offer(rows, point, reached)
@@ -113,7 +115,7 @@ class DeepFool(GradientAttack):
                 rows, delta, point = rows[~reached], delta[~reached], point[~reached]
             if not len(rows):
                 break
-        draw_in(view, best, x, y, threat.goal, draws, norm=norm, halvings=self.halvings)
+        draw_in(view, best, x, y, threat.goal, draws, norm=norm, tries=self.tries)
         return best.point
 
     def _rivals(self, logits: Tensor, y: Tensor, goal: Goal, num_classes: int) -> list[Tensor | None]:

@@ -44,15 +44,17 @@ class FMN(GradientAttack):
 
     Differs from the paper: steps are a share of the current radius, so that the scale of the inputs does not matter;
     before the goal is reached the radius grows at each step, by gamma or to the distance extrapolated, since a search
-    whose gradient turns to and fro stands still otherwise; for a detector L minds the rejection score; the result
-    is drawn in by :func:`~calipers.attacks.segment.draw_in`.
+    whose gradient turns to and fro stands still otherwise, and on a randomized classifier it does so to the end, since
+    a lucky draw proves nothing; for a detector L minds the rejection score; in l0, the result is held against the
+    fewest coordinates that reach the goal when they are moved to the faces of the box, those first that gain most by
+    the gradient; the result is drawn in by :func:`~calipers.attacks.segment.draw_in`.
 
     Args:
-        steps: gradients taken.
+        steps: points at which the classifier is asked; at all but the last for a gradient.
         step_size: the l2 length of the first step, as a share of that of the ball: of its radius in l1 and l2, of a
             corner's length in linf, of that many widths of the box in l0.
         gamma: the share by which the radius changes at first.
-        halvings: points tried in the end between each input and the result; 0 leaves the result as it is.
+        tries: the most points tried in the end between each input and the result; 0 leaves the result as it is.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.L2, Norm.LINF, Norm.L1, Norm.L0)
@@ -60,17 +62,17 @@ class FMN(GradientAttack):
     revision: ClassVar[int] = 1
 
     steps: int = 100
-    step_size: float = 1.0
+    step_size: float = 2.0
     gamma: float = 0.05
-    halvings: int = 8
+    tries: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.halvings < 0:
+        if self.steps < 2 or self.tries < 0:
             raise UsageError(
-                f"steps is {self.steps} and halvings {self.halvings}: give at least 1 step, and 0 halvings or more"
+                f"steps is {self.steps} and tries {self.tries}: give at least 2 steps, and 0 tries or more"
             )
         if not 0 < self.step_size < math.inf:
-            raise UsageError(f"step_size is {self.step_size}: give a positive share of the radius, such as 1")
+            raise UsageError(f"step_size is {self.step_size}: give a positive share of the radius, such as 2")
         if not 0 < self.gamma < 1:
             raise UsageError(f"gamma is {self.gamma}: give a share inside (0, 1), such as 0.05")
 
@@ -83,20 +85,22 @@ class FMN(GradientAttack):
         draws: Draws,
     ) -> Float[Tensor, "batch *dims"]:
         norm, goal, (low, high) = threat.norm, threat.goal, view.bounds
-        rows, wide = torch.arange(len(x), device=x.device), (-1, *[1] * (x.ndim - 1))
+        wide = (-1, *[1] * (x.ndim - 1))
         objective = partial(lead, num_classes=view.num_classes)
         best = Nearest(x, norm, last=view.stochastic)
         furthest = size(torch.maximum(x - low, high - x), norm)
         radius = torch.zeros_like(furthest)
         delta = torch.zeros_like(x)
-        for step in range(self.steps):
+        for step in range(self.steps - 1):
             share = (1 + math.cos(math.pi * step / self.steps)) / 2
             found = view.estimate(objective, x + delta, y, goal, draws.fold(step))
             reached = leads(found.logits, y, goal, num_classes=view.num_classes)
-            best.offer(rows, x + delta, reached)
+            best.offer(None, x + delta, reached)
             gamma = _LAST_GAMMA + (self.gamma - _LAST_GAMMA) * share
             if norm is Norm.L0:
-                inward = torch.minimum(torch.minimum(radius - 1, (radius * (1 - gamma)).floor()), best.distance)
+                inward = torch.minimum(
+                    torch.minimum(radius - 1, (radius * (1 - gamma)).floor()), best.distance
+                )
                 outward = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
                 radius = torch.where(reached, inward, outward).clamp_min(1)
             else:
@@ -104,17 +108,39 @@ class FMN(GradientAttack):
                 linear = size(delta, norm) + torch.nan_to_num(found.value.abs() / steep, nan=0.0)
                 inward = torch.minimum(radius * (1 - gamma), best.distance)
                 outward = radius * (1 + gamma)
-                outward = torch.where(best.found, outward, torch.maximum(outward, linear))
+                known = best.found & (not view.stochastic)
+                outward = torch.where(known, outward, torch.maximum(outward, linear))
                 radius = torch.where(reached, inward, outward)
             radius = torch.minimum(radius, furthest)
             step_size = self.step_size * (_LAST_STEP + (1 - _LAST_STEP) * share)
             length = step_size * _length(radius, norm, high - low, x[0].numel())
             delta = delta + length.view(wide) * steepest(found.gradient, Norm.L2)
             delta = (x + project(delta, radius, norm)).clamp(low, high) - x
-        logits = view.logits(x + delta, draws.fold(self.steps))
-        best.offer(rows, x + delta, leads(logits, y, goal, num_classes=view.num_classes))
-        draw_in(view, best, x, y, goal, draws, norm=norm, halvings=self.halvings)
+        logits = view.logits(x + delta, draws.fold(self.steps - 1))
+        best.offer(None, x + delta, leads(logits, y, goal, num_classes=view.num_classes))
+        if norm is Norm.L0 and not view.stochastic and self.tries:
+            _try_faces(view, best, x, y, threat, draws.fold(self.steps))
+        draw_in(view, best, x, y, goal, draws, norm=norm, tries=self.tries)
         return best.point
+
+
+def _try_faces(view: View, best: Nearest, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> None:
+    """Halve the number of coordinates that are moved to the faces of the box, those that gain most first."""
+    low, high = view.bounds
+    objective = partial(lead, num_classes=view.num_classes)
+    found = view.estimate(objective, best.point, y, threat.goal, draws)
+    room = torch.where(found.gradient > 0, high - x, low - x).flatten(1)
+    gain = found.gradient.flatten(1) * room
+    rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    most = best.distance.clamp_max(room.shape[1])
+    least = torch.zeros_like(most)
+    for step in range(math.ceil(math.log2(room.shape[1] + 1))):
+        middle = ((least + most) / 2).floor()
+        point = (x + torch.where(rank < middle[:, None], room, 0).view_as(x)).clamp(low, high)
+        logits = view.logits(point, draws.fold(step))
+        reached = leads(logits, y, threat.goal, num_classes=view.num_classes)
+        best.offer(None, point, reached)
+        most, least = torch.where(reached, middle, most), torch.where(reached, least, middle)
 
 
 def _length(radius: Tensor, norm: Norm, width: float, dimension: int) -> Tensor:

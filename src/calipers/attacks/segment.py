@@ -15,9 +15,11 @@ __all__ = ["draw_in", "leads"]
 
 _SLACK = 1e-5
 _FIRST = 0.9
+_ASIDE = 0.02
+_NARROW = 1e-3
 _VOTES = 40
 _ENOUGH = 0.75
-_OUTWARD = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
+_OUTWARD = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
 _STREAM = 2**31
 
 
@@ -51,18 +53,20 @@ def draw_in(
     draws: Draws,
     *,
     norm: Norm,
-    halvings: int,
+    tries: int,
 ) -> None:
     """Look between each input and its best point for a nearer one that reaches the goal, and offer what is found.
 
     The points between are the projections of the perturbation onto smaller balls of the norm: in l2 those of the
     straight segment, in linf its clipped forms, in l1 its soft thresholds, in l0 its largest coordinates. Since a
-    search ends near the boundary, the first is at nine tenths of the size; then the gap is halved. Every point that
-    counts was passed forward.
+    search ends near the boundary, the first is at nine tenths of the size; then the gap is divided where a straight
+    line through the leads at its ends crosses 0, a little outward of that and a little inward in turns, until it is
+    narrower than a thousandth. Every point that counts was passed forward.
 
-    One draw of a randomized classifier decides nothing, and a search on one ends with a direction rather than a
-    distance. There the perturbation is first lengthened until three of four draws reach the goal, up to eight times,
-    and then drawn in by the same measure.
+    The best point itself is asked first. A search that sees other scores than the classifier's own, such as means over
+    transformations, may have been wrong about it, and one draw of a randomized classifier decides nothing: there three
+    of four draws must reach the goal, and the gap is halved. Where the best point fails, the perturbation is lengthened
+    first, up to eight times.
 
     Args:
         view: the target.
@@ -72,27 +76,40 @@ def draw_in(
         goal: what the adversary wants.
         draws: the search's streams.
         norm: the norm of the distance.
-        halvings: points tried for each input; with 0, nothing is done.
+        tries: the most points tried for each input, the best point first; with 0, nothing is done.
     """
     rows = best.found.nonzero()[:, 0]
-    if not len(rows) or halvings == 0:
+    if not len(rows) or tries == 0:
         return
     way = _Way(view, best, x, y, goal, draws, norm, rows)
     low = torch.zeros(len(rows), dtype=x.dtype, device=x.device)
-    high = torch.ones_like(low)
-    if view.stochastic:
-        open_ = torch.ones_like(low, dtype=torch.bool)
-        for share in _OUTWARD:
-            high = torch.where(open_, share, high)
-            reached = way.try_at(high, open_)
-            open_ = open_ & ~reached
-            low = torch.where(open_, share, low)
-    for attempt in range(halvings):
-        middle = (low + high) / 2
-        if attempt == 0 and not view.stochastic:
-            middle = torch.full_like(low, _FIRST)
-        reached = way.try_at(middle, torch.ones_like(low, dtype=torch.bool))
-        high, low = torch.where(reached, middle, high), torch.where(reached, low, middle)
+    high, below = torch.ones_like(low), torch.full_like(low, torch.nan)
+    every = torch.ones_like(low, dtype=torch.bool)
+    reached, above = way.ask(high, every)
+    failed = ~reached
+    best.forget(rows[failed])
+    for share in _OUTWARD:
+        if not bool(failed.any()):
+            break
+        low, high = torch.where(failed, high, low), torch.where(failed, share, high)
+        reached, ahead = way.ask(high, failed)
+        below, above = torch.where(failed, above, below), torch.where(failed, ahead, above)
+        failed = failed & ~reached
+    for attempt in range(1, tries):
+        wide = ~failed & (high - low > _NARROW * high)
+        if not bool(wide.any()):
+            break
+        aside = _ASIDE if attempt % 2 == 0 else -_ASIDE
+        crossing = (below / (below - above) + aside).clamp(_ASIDE, 1 - _ASIDE)
+        if view.stochastic:
+            crossing = torch.full_like(low, 0.5)
+        middle = low + (high - low) * torch.where(crossing.isfinite(), crossing, 0.5)
+        if attempt == 1:
+            middle = torch.where(low == 0, _FIRST, middle)
+        reached, ahead = way.ask(middle, wide)
+        missed = wide & ~reached
+        high, low = torch.where(reached, middle, high), torch.where(missed, middle, low)
+        above, below = torch.where(reached, ahead, above), torch.where(missed, ahead, below)
 
 
 class _Way:
@@ -109,28 +126,35 @@ class _Way:
         norm: Norm,
         rows: Tensor,
     ) -> None:
-        numbers = rows.tolist()
-        self._view, self._best, self._norm, self._rows = view.of(rows), best, norm, rows
-        self._copies = _VOTES if view.stochastic else 1
-        self._x, self._y = x[rows], y[rows]
-        self._goal = goal_of_rows(goal, [row for row in numbers for _ in range(self._copies)])
-        self._draws = draws.of(numbers).fold(_STREAM)
-        self._delta, self._distance = best.point[rows] - x[rows], best.distance[rows]
+        self._view, self._best, self._goal, self._norm, self._rows = view, best, goal, norm, rows
+        self._x, self._y, self._draws = x[rows], y[rows], draws.fold(_STREAM)
+        self._delta, self._distance = best.point[rows] - self._x, best.distance[rows]
         self._asked = 0
 
-    def try_at(self, share: Tensor, among: Tensor) -> Tensor:
-        """Ask at a share of the distance of each input, and offer what reaches the goal, among some of them."""
-        wide = share.view(-1, *[1] * (self._x.ndim - 1))
-        inner = project(self._delta, share * self._distance, self._norm)
-        delta = torch.where(wide > 1, self._delta * wide, inner)
-        point = (self._x + delta).clamp(*self._view.bounds)
-        copies, count = self._copies, len(point)
-        logits = self._view.logits(
-            point.repeat_interleave(copies, 0),
-            repeat_draws(self._draws.fold(self._asked), range(count), copies),
+    def ask(self, share: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+        """Ask some of the inputs at a share of their distance, and offer what reaches the goal.
+
+        Returns:
+            Where the goal is reached, and the lead (of the last draw, where there are several).
+        """
+        part = among.nonzero()[:, 0]
+        delta, x = self._delta[part], self._x[part]
+        wide = share[part].view(-1, *[1] * (x.ndim - 1))
+        inner = project(delta, share[part] * self._distance[part], self._norm)
+        point = (x + torch.where(wide > 1, delta * wide, inner)).clamp(*self._view.bounds)
+        copies, rows, classes = (
+            _VOTES if self._view.stochastic else 1,
+            self._rows[part],
+            self._view.num_classes,
         )
+        numbers = [row for row in rows.tolist() for _ in range(copies)]
+        draws = repeat_draws(self._draws.fold(self._asked), rows.tolist(), copies)
+        logits = self._view.of(rows).logits(point.repeat_interleave(copies, 0), draws)
+        labels, goal = self._y[part].repeat_interleave(copies), goal_of_rows(self._goal, numbers)
+        won = leads(logits, labels, goal, num_classes=classes).view(-1, copies).double().mean(1)
+        ahead = lead(logits, labels, goal, num_classes=classes).view(-1, copies)[:, -1]
         self._asked += 1
-        won = leads(logits, self._y.repeat_interleave(copies), self._goal, num_classes=self._view.num_classes)
-        reached = among & (won.view(count, copies).double().mean(1) >= (1.0 if copies == 1 else _ENOUGH))
-        self._best.offer(self._rows, point, reached)
-        return reached
+        self._best.offer(rows, point, won >= (_ENOUGH if copies > 1 else 1))
+        reached, found = torch.zeros_like(among), torch.full_like(share, torch.nan)
+        reached[part], found[part] = won >= (_ENOUGH if copies > 1 else 1), ahead.to(share.dtype)
+        return reached, found

@@ -125,20 +125,35 @@ class Nearest:
         self.distance = torch.full((len(x),), torch.inf, device=x.device)
 
     def offer(
-        self, rows: Int[Tensor, " rows"], point: Float[Tensor, "rows *dims"], reached: Bool[Tensor, " rows"]
+        self,
+        rows: Int[Tensor, " rows"] | None,
+        point: Float[Tensor, "rows *dims"],
+        reached: Bool[Tensor, " rows"],
     ) -> None:
         """Offer a point for some inputs.
 
         Args:
-            rows: which inputs.
+            rows: which inputs; all of them, in order, if None.
             point: a point inside the box for each.
             reached: whether it reaches the goal.
         """
-        distance = size(point - self._x[rows], self._norm).to(self.distance.dtype)
-        better = reached & (distance > 0) if self._last else reached & (distance < self.distance[rows])
-        chosen = rows[better]
-        self.point[chosen] = point[better]
-        self.distance[chosen] = distance[better]
+        clean, known = (self._x, self.distance) if rows is None else (self._x[rows], self.distance[rows])
+        distance = size(point - clean, self._norm).to(known.dtype)
+        better = reached & (distance > 0) if self._last else reached & (distance < known)
+        if rows is None:
+            self.distance = torch.where(better, distance, known)
+            self.point = torch.where(better.view(-1, *[1] * (point.ndim - 1)), point, self.point)
+        else:
+            self.distance[rows[better]] = distance[better]
+            self.point[rows[better]] = point[better]
+
+    def forget(self, rows: Int[Tensor, " rows"]) -> None:
+        """Take the points of some inputs for none; they stay until another is offered.
+
+        Args:
+            rows: which inputs.
+        """
+        self.distance[rows] = torch.inf
 
     @property
     def found(self) -> Bool[Tensor, " batch"]:
