@@ -36,6 +36,7 @@ NEED_ARGUMENTS = {
     "BPDA": "BPDA(substitutes=(('encoder', 'identity'),))",
     "AdditiveNoise": "AdditiveNoise(kind='gaussian', scale=0.25)",
     "Drawn": "Drawn(function='identity')",
+    "Reparameterization": "Reparameterization(decode='identity', encode='identity')",
     "Ray": "Ray(attack=DDN())",
     "WorstOf": "WorstOf(attacks=(FGSM(), PGD(steps=3)))",
     "MinimizeEps": "MinimizeEps(attack=PGD(steps=3))",

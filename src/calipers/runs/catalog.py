@@ -58,6 +58,8 @@ _PLACES = {
     "SPSA": "calipers.gradients.finite_differences",
     "AdditiveNoise": "calipers.gradients.transformations",
     "Drawn": "calipers.gradients.transformations",
+    "Reparameterization": "calipers.gradients.reparameterization",
+    "TanhBox": "calipers.gradients.reparameterization",
     "PGD": "calipers.attacks.pgd",
     "DeepFool": "calipers.attacks.deepfool",
     "DDN": "calipers.attacks.ddn",
