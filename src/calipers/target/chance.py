@@ -31,9 +31,7 @@ def drawn_from(draws: Draws, device: torch.device) -> Iterator[None]:
     digest = hashlib.shake_128(named).digest(16)
     seed = int.from_bytes(digest[:8], "little") >> 1
     states = random.getstate(), np.random.get_state()  # noqa: NPY002  # the legacy generator is what user code draws from
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)  # noqa: TID251  # a classifier's own draws come from the global generator
+    with _seeded(seed, device):
         random.seed(seed)
         np.random.seed(int.from_bytes(digest[8:12], "little"))  # noqa: NPY002
         try:
@@ -41,3 +39,19 @@ def drawn_from(draws: Draws, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    if device.type == "cpu":
+        # torch.manual_seed would queue itself for every other device, with its call stack, at each call
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # noqa: TID251  # a classifier's own draws come from the global generator
+        yield
