@@ -73,7 +73,7 @@ def test_every_command_is_understood(page: Path) -> None:
     ("words", "said"),
     [
         (["certify", "bundled:a", "bundled:b", "--sigma", "0.25", "--nosuch"], "--nosuch"),
-        (["certify", "bundled:a", "bundled:b"], "sigma"),
+        (["predict", "bundled:a", "bundled:b"], "sigma"),
         (["certfy"], "certfy"),
         (["train", "noise"], "(?i)data|output|sigma"),
     ],

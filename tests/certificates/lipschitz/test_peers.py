@@ -36,8 +36,8 @@ def _train(layer: nn.Module, shape: tuple[int, ...], seed: int) -> nn.Module:
 def _plain(layer: Any) -> nn.Module:
     """Copy a convolution of orthogonium into torch's own.
 
-    It exports nothing, and as it is it is no fixed function: each reading of its weights goes on with a power iteration,
-    in eval mode too, and moves them in the last digits.
+    It exports nothing, and as it stands it is no fixed function: each reading of its weights goes on with a power
+    iteration, in eval mode too, and moves them in the last digits.
     """
     settings = {
         "stride": layer.stride,
