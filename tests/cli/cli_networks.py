@@ -70,3 +70,15 @@ def decisions() -> Target:
     return Target.from_decisions(
         darkest_quarter, num_classes=3, input_shape=(1, 4, 4), fingerprint="darkest quarter, version 1"
     )
+
+
+def scores_alone() -> Target:
+    """The scores of `three_classes` from a plain function, with no gradient."""
+    weight = three_classes()[1].weight.detach().numpy().astype(np.float64)
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), 16) @ weight.T
+
+    return Target.from_scores(
+        scores, num_classes=3, input_shape=(1, 4, 4), fingerprint="scores of three classes, version 1"
+    )

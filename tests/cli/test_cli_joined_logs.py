@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_predictions_under_attack_are_attempts_of_the_size_that_was_allowed(
     assert [row["wins"] for row in rows] == [0, 0, 1, 1, 1, 0, 0]
     for row in rows:
         assert (row["draws"], row["target"]) == (1, "named:net")
-        assert row["distance"] * 255 >= 8
+        assert Fraction(row["distance"]) >= Fraction(8, 255) > Fraction(8 / 255), "rounded up"
         assert row["distance"] == pytest.approx(8 / 255, rel=1e-15)
         assert row["eps"] == 8 / 255
         assert row["reason"] == "imported: the distance is the size that was allowed, an upper bound"

@@ -197,6 +197,7 @@ def prepare(
 
     Raises:
         UsageError: if the specification asks for another kind of device.
+        InvalidInput: if an input that is to be attacked has no label.
     """
     place = device or spec.device
     if place.partition(":")[0] != spec.device:
@@ -204,6 +205,11 @@ def prepare(
     method = _method(spec, trust_code=trust_code)
     bench = bench or Bench(spec, device=place, trust_code=trust_code)
     subject, inputs = bench.subject(), bench.inputs()
+    unlabelled = [index for index, label, _ in inputs if label < 0]
+    if spec.kind == "attack" and unlabelled:
+        raise InvalidInput(
+            f"input {unlabelled[0]} of {spec.data} has no label: an attack needs to know which answer is right"
+        )
     store.settle(
         {
             "target": subject.target.fingerprint,

@@ -13,6 +13,12 @@ from calipers.target.target import Access, Target
 
 __all__ = ["Counts", "Oracle"]
 
+_REMEDY = {
+    Access.SCORES: "have gradients from scores, by nes or spsa, or use an attack that asks for none, such as square or "
+    "hop-skip-jump",
+    Access.DECISIONS: "use an attack on decisions, such as boundary or hop-skip-jump",
+}
+
 
 @dataclass
 class Counts:
@@ -45,7 +51,8 @@ class Oracle:
     def __init__(self, target: Target, access: Access) -> None:
         if target.access < access:
             error = GradientsUnavailable if access is Access.GRADIENTS else ScoresUnavailable
-            raise error(f"{target.name} gives {target.access.name.lower()} and not {access.name.lower()}")
+            given, asked = target.access.name.lower(), access.name.lower()
+            raise error(f"{target.name} gives {given} and not {asked}: {_REMEDY[target.access]}")
         self._target = target
         self.access = access
         self.counts = Counts()
