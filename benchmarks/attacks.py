@@ -234,12 +234,9 @@ def standard(args: argparse.Namespace) -> dict[str, Any]:
         return result
     names = {Norm.LINF: "Linf", Norm.L2: "L2", Norm.L1: "L1"}
     with contextlib.redirect_stdout(io.StringIO()):
-        attack = AutoAttack(
-            target.module, norm=names[norm], eps=args.eps, version="standard", device=args.device
-        )
-        attack.seed = 0
+        attack = AutoAttack(target.module, norm=names[norm], eps=args.eps, seed=0, device=args.device)
         start, busy = time.perf_counter(), time.process_time()
-        adversarial = attack.run_standard_evaluation(x, y, bs=args.batch)
+        adversarial = attack.run_standard_evaluation(x, y, batch_size=args.batch)[0]
         theirs = {"seconds": time.perf_counter() - start, "process_seconds": time.process_time() - busy}
     with torch.no_grad():
         wrong = torch.cat([target.module(part).argmax(1) for part in adversarial.split(100)]) != y

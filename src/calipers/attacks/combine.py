@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from calipers.randomness import Draws
 from calipers.target import Access
 from calipers.threat.threat_model import Goal, Norm, ThreatModel
 
-__all__ = ["MinimizeEps", "WorstOf", "minimize_eps", "worst_of"]
+__all__ = ["MinimizeEps", "WorstOf", "ask", "minimize_eps", "worst_of"]
 
 _REPEATS = 20
 _CLEARLY = 0.9
@@ -208,12 +208,30 @@ def _attempt(
     member = view.of(rows).by(attack.access, attack._estimator)
     found = attack._search(member, x[rows], y[rows], replace(threat, goal=goal), streams)
     found = settle(found.detach(), x[rows], threat.norm, threat.eps, view.bounds)
-    value, reached = _ask(view.of(rows), found, y[rows], goal, streams.fold(_ASKING))
+    value, reached = ask(view.of(rows), found, y[rows], goal, streams.fold(_ASKING))
     return found, value, reached
 
 
-def _ask(view: View, point: Tensor, y: Tensor, goal: Goal, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Ask for points once more, as the judge will: a margin, or the share of answers that reach the goal."""
+def ask(
+    view: View,
+    point: Float[Tensor, "rows *dims"],
+    y: Int[Tensor, " rows"],
+    goal: Goal,
+    draws: Draws,
+) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    """Ask for points once more, as the judge will.
+
+    Args:
+        view: the target.
+        point: points inside the ball and the box.
+        y: labels.
+        goal: what the adversary wants.
+        draws: the search's streams.
+
+    Returns:
+        How far the goal is reached: the margin, or the share of answers that reach it; and whether that suffices,
+        which for a randomized classifier is nine tenths of 20 answers.
+    """
     if view.direct and not view.stochastic:
         logits = view.logits(point, draws)
         value = lead(logits, y, goal, num_classes=view.num_classes).float()

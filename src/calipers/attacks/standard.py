@@ -1,20 +1,24 @@
 """Standard: an ensemble without parameters that orders its members by cost and drops what has fallen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.apgd import APGD
-from calipers.attacks.base import Attack, GradientAttack
-from calipers.attacks.combine import WorstOf
+from calipers.attacks.base import GradientAttack
+from calipers.attacks.combine import WorstOf, ask, worst_of
 from calipers.attacks.pgd import PGD
+from calipers.attacks.square import Square
 from calipers.attacks.view import View
+from calipers.gradients.estimator import goal_of_rows
 from calipers.randomness import Draws
 from calipers.threat.threat_model import Norm, ThreatModel
 
 __all__ = ["Standard"]
+
+_MASKED = 2**32
 
 
 @final
@@ -24,14 +28,24 @@ class Standard(GradientAttack):
 
     1. PGD on the margin: 10 steps from the clean input.
     2. APGD on the margin to each of the 3 most likely other classes: 20 steps.
-    3. APGD on the margin to each of the 9 most likely other classes: 50 steps.
+    3. APGD on the margin to each of the 5 most likely other classes: 50 steps.
+    4. Square with 2 000 queries in linf and l2, on inputs whose gradient was 0 at every step, which says that it is
+       masked and not that the input is robust.
 
-    The only setting is how gradients are had, since no number of steps helps where they are wrong.
+    The only setting is how gradients are had, since no number of steps helps where they are wrong: where a network
+    hides its gradient, name the estimator that finds it again.
 
-    Reference: the order of cost and the dropping are those of AutoAttack (Croce and Hein 2020, arXiv:2003.01690).
+    The plan was chosen on training images of Fashion-MNIST and CIFAR-10 (JPEG), with the bundled plain network and the
+    one trained under noise of .25, and with a ResNet-20 for CIFAR-10, at sizes that bring down between a fifth and nine
+    tenths of the images. There the second member found all that 450 steps more did, but for one input in l1; the third
+    one is the reserve for networks that are harder.
 
-    Differs from the paper: most inputs of a network that is not robust fall in the first ten steps, so the cheap
-    searches come first.
+    Reference: restarts that drop what has fallen, and targets in the order of likelihood, are those of AutoAttack:
+    Croce and Hein 2020, arXiv:2003.01690, section 5.
+
+    Differs from the paper: most inputs of a network that is not robust fall within ten steps, so the cheap search comes
+    first; the objective is the margin, which targeted DLR scales; FAB is left out; Square runs only where gradients
+    are masked.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
@@ -39,18 +53,17 @@ class Standard(GradientAttack):
     revision: ClassVar[int] = 1
 
     def plan(self) -> WorstOf:
-        """Write the members out.
+        """Write the first three members out.
 
         Returns:
             The same ensemble as a combination.
         """
         how = self.gradient
-        members: tuple[Attack, ...] = (
+        return worst_of(
             PGD(how, steps=10, loss="margin", random_start=False),
             APGD(how, steps=20, loss="margin", targets=3),
-            APGD(how, steps=50, loss="margin", targets=9),
+            APGD(how, steps=50, loss="margin", targets=5),
         )
-        return WorstOf(members)
 
     def _search(
         self,
@@ -60,4 +73,26 @@ class Standard(GradientAttack):
         threat: ThreatModel,
         draws: Draws,
     ) -> Float[Tensor, "batch *dims"]:
-        return self.plan()._search(view, x, y, threat, draws)
+        found = self.plan()._search(view, x, y, threat, draws)
+        if threat.norm in Square.norms:
+            self._search_blind(view, x, y, threat, draws.fold(_MASKED), found)
+        return found
+
+    def _search_blind(
+        self, view: View, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, found: Tensor
+    ) -> None:
+        """Search by scores where the gradient was 0 at every step and the input still stands."""
+        rows = view.still_flat.nonzero()[:, 0].to(x.device)
+        if not len(rows):
+            return
+        numbers = rows.tolist()
+        _, down = ask(
+            view.of(rows), found[rows], y[rows], goal_of_rows(threat.goal, numbers), draws.of(numbers)
+        )
+        rows = rows[~down]
+        if not len(rows):
+            return
+        numbers, square = rows.tolist(), Square(queries=2000)
+        part = replace(threat, goal=goal_of_rows(threat.goal, numbers))
+        blind = view.of(rows).by(square.access, None)
+        found[rows] = square._search(blind, x[rows], y[rows], part, draws.of(numbers)).to(found)
