@@ -11,6 +11,7 @@ from torch import nn
 from calipers.certificates.lipschitz.convolution import Convolution
 from calipers.certificates.lipschitz.network import lipschitz_upper_bound
 from calipers.certificates.lipschitz.spectral import convolution_norm
+from calipers.errors import UnknownLayer
 from calipers.threat.threat_model import Norm
 
 SIDE = 8
@@ -150,3 +151,25 @@ def test_orthogonal_transposed_convolutions_of_orthogonium_are_1_from_above(
     assert true == pytest.approx(1, abs=1e-4)
     for bound in _bounds(plain, shape):
         assert true * (1 - 1e-14) <= bound <= 1.01
+
+
+class _Drifts(nn.Module):
+    """Normalizes a weight by a power iteration that goes on at each reading, as orthogonium's does in eval mode."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.direction = nn.Buffer(torch.ones(weight.shape[1]))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.direction.copy_(nn.functional.normalize(weight.T @ (weight @ self.direction), dim=0))
+        return weight / (weight @ self.direction).norm()
+
+
+def test_weights_that_move_when_they_are_read_are_refused() -> None:
+    layer = nn.Linear(6, 6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(6, 6, generator=torch.Generator().manual_seed(4)))
+    nn.utils.parametrize.register_parametrization(layer, "weight", _Drifts(layer.weight))
+    with pytest.raises(UnknownLayer, match=r"another weight each time it is read.*plain layer"):
+        lipschitz_upper_bound(layer.eval(), (6,))

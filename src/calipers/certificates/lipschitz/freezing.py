@@ -135,9 +135,17 @@ def _bake(module: nn.Module) -> nn.Module:
         assert isinstance(part.parametrizations, nn.ModuleDict)
         try:
             values = {name: getattr(part, name).detach().clone() for name in part.parametrizations}
+            again = {name: getattr(part, name).detach() for name in part.parametrizations}
         except Exception as problem:
             reason = f"has a parametrization that cannot be read: {one_line(problem)}"
             raise UnknownLayer(path, type(part).__name__, reason) from problem
+        moved = [name for name, value in values.items() if not torch.equal(value, again[name])]
+        if moved:
+            reason = (
+                f"has another {moved[0]} each time it is read, in eval mode too (a power iteration that goes on?): "
+                "copy the weights into a plain layer"
+            )
+            raise UnknownLayer(path, type(part).__name__, reason)
         part.__class__ = parametrize.type_before_parametrizations(part)
         del part.parametrizations
         for name, value in values.items():
