@@ -375,7 +375,15 @@ def test_a_reading_of_an_unfinished_run_says_so_and_is_kept_as_unfinished(
 
 
 def test_a_radius_that_no_votes_can_prove_is_warned_about(calipers: Call, workplace: Path) -> None:
-    words = ("certify", "python:cli_networks:three_classes", "npz:images.npz", "--sigma", "0.25", "--n", "1000")
+    words = (
+        "certify",
+        "python:cli_networks:three_classes",
+        "npz:images.npz",
+        "--sigma",
+        "0.25",
+        "--n",
+        "1000",
+    )
     more = ("--trust-code", "--no-compile", "--limit", "2")
     said = calipers(*words, "--decide", "0.25,1.5", *more)
     assert said.code == 0, said.err

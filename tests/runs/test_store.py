@@ -566,7 +566,10 @@ def test_an_older_file_is_migrated_when_it_goes_on_and_only_read_otherwise(
     with RunStore.open(path, spec) as store:
         store.append(measured(certificate, 1))
     before = path.read_bytes()
-    later = (*migrations_module._MIGRATIONS, "CREATE TABLE more (x INTEGER) STRICT; INSERT INTO more VALUES (7);")
+    later = (
+        *migrations_module._MIGRATIONS,
+        "CREATE TABLE more (x INTEGER) STRICT; INSERT INTO more VALUES (7);",
+    )
     newest = len(later)
     monkeypatch.setattr(migrations_module, "_MIGRATIONS", later)
     monkeypatch.setattr(migrations_module, "SCHEMA_VERSION", newest)

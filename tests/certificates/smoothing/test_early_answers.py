@@ -11,7 +11,6 @@ from calipers.randomness import Draws, Role
 from calipers.target import Target
 from calipers.threat.threat_model import ABSTAIN
 
-
 ROWS: list[int] = []
 
 
