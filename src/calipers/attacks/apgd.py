@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
 from calipers.attacks.geometry import Ball, unblocked
+from calipers.attacks.latest import Latest
 from calipers.attacks.starts import random_starts
 from calipers.attacks.tracker import Strongest, lead
 from calipers.attacks.view import View
@@ -92,13 +93,16 @@ class APGD(GradientAttack):
         threat: ThreatModel,
         draws: Draws,
     ) -> Float[Tensor, "batch *dims"]:
-        best = Strongest(x, keep=view.stochastic, last=view.stochastic)
+        best = Strongest(x, keep=view.stochastic)
         for turn, aim in enumerate(self._aims(view, x, y, threat.goal, draws)):
             for restart in range(self.restarts):
                 rows, fresh = best.standing(), draws.fold(turn).fold(restart)
                 if len(rows):
                     start = random_starts(x, rows, threat, fresh) if self.random_start else x[rows]
-                    self._ascend(view, x, y, threat, aim, fresh, rows, start.clamp(*view.bounds), best)
+                    seen = Latest(x) if view.stochastic else best
+                    self._ascend(view, x, y, threat, aim, fresh, rows, start.clamp(*view.bounds), seen)
+                    if isinstance(seen, Latest):
+                        best.offer(rows, seen.point[rows], seen.value[rows])
         return best.point
 
     def _aims(self, view: View, x: Tensor, y: Tensor, goal: Goal, draws: Draws) -> Iterator[Goal]:
@@ -121,7 +125,7 @@ class APGD(GradientAttack):
         draws: Draws,
         rows: Tensor,
         start: Tensor,
-        best: Strongest,
+        best: Strongest | Latest,
     ) -> None:
         eps, sparse = threat.eps or 0.0, threat.norm is Norm.L1
         state = _State.begin(start, eps if sparse else 2 * eps)
@@ -131,7 +135,7 @@ class APGD(GradientAttack):
             numbers = rows.tolist()
             part, streams = view.of(rows), draws.of(numbers).fold(step)
             goal = goal_of_rows(threat.goal, numbers)
-            if step == self.steps:
+            if step == self.steps and not view.stochastic:
                 logits = part.logits(state.point, streams)
                 best.offer(rows, state.point, lead(logits, label, goal, num_classes=view.num_classes))
                 return
@@ -139,6 +143,8 @@ class APGD(GradientAttack):
                 OBJECTIVES[self.loss], state.point, label, goal_of_rows(aim, numbers), streams
             )
             best.offer(rows, state.point, lead(found.logits, label, goal, num_classes=view.num_classes))
+            if step == self.steps:
+                return
             state.see(found.value, found.gradient)
             left = best.still(rows)
             if not bool(left.all()):
@@ -179,7 +185,7 @@ class _State:
             point=point,
             previous=point,
             gradient=none,
-            value=never,
+            value=-never,  # the first value is no rise
             best_point=point,
             best_gradient=none,
             best_value=never,
