@@ -7,12 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from calipers.attacks.apgd import APGD
+    from calipers.attacks.base import Attack
+    from calipers.attacks.ddn import DDN
+    from calipers.attacks.fmn import FMN
+    from calipers.attacks.judge import Judge
+    from calipers.attacks.pgd import PGD
+    from calipers.attacks.standard import Standard
     from calipers.certificates.base import Certifier
+    from calipers.certificates.lipschitz.certifier import LipschitzCertifier
+    from calipers.certificates.lipschitz.network import lipschitz_upper_bound
     from calipers.certificates.smoothing.certifier import SoftCertifier, VoteCertifier, VotePredictor
     from calipers.certificates.smoothing.noise import Gaussian, Laplace, Noise, RoundedGaussian, Uniform
     from calipers.certificates.smoothing.smoothed import smooth
     from calipers.certificates.smoothing.stopping import DecideRadii, FixedBudget
-    from calipers.evidence.records import Certificate
+    from calipers.evidence.bracket import Bracket, bracket
+    from calipers.evidence.records import Attempt, Certificate
+    from calipers.gradients.bpda import BPDA
+    from calipers.gradients.eot import EOT
+    from calipers.gradients.estimator import Autograd
+    from calipers.gradients.finite_differences import NES, SPSA
+    from calipers.gradients.reparameterization import Reparameterization
     from calipers.runs.spec import RunSpec
     from calipers.runs.store import RunStore
     from calipers.sources.datasets import load_dataset
@@ -25,20 +40,36 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABSTAIN",
+    "APGD",
+    "BPDA",
+    "DDN",
+    "EOT",
+    "FMN",
+    "NES",
+    "PGD",
+    "SPSA",
     "Access",
+    "Attack",
+    "Attempt",
+    "Autograd",
+    "Bracket",
     "Certificate",
     "Certifier",
     "Dataset",
     "DecideRadii",
     "FixedBudget",
     "Gaussian",
+    "Judge",
     "Laplace",
+    "LipschitzCertifier",
     "Noise",
     "Norm",
+    "Reparameterization",
     "RoundedGaussian",
     "RunSpec",
     "RunStore",
     "SoftCertifier",
+    "Standard",
     "Target",
     "Targeted",
     "ThreatModel",
@@ -46,6 +77,8 @@ __all__ = [
     "Untargeted",
     "VoteCertifier",
     "VotePredictor",
+    "bracket",
+    "lipschitz_upper_bound",
     "load_dataset",
     "load_model",
     "smooth",
@@ -53,12 +86,27 @@ __all__ = [
 
 # Where each name lives: the imports above, for the interpreter.
 _HOMES = {
+    "calipers.attacks.apgd": ("APGD",),
+    "calipers.attacks.base": ("Attack",),
+    "calipers.attacks.ddn": ("DDN",),
+    "calipers.attacks.fmn": ("FMN",),
+    "calipers.attacks.judge": ("Judge",),
+    "calipers.attacks.pgd": ("PGD",),
+    "calipers.attacks.standard": ("Standard",),
     "calipers.certificates.base": ("Certifier",),
+    "calipers.certificates.lipschitz.certifier": ("LipschitzCertifier",),
+    "calipers.certificates.lipschitz.network": ("lipschitz_upper_bound",),
     "calipers.certificates.smoothing.certifier": ("SoftCertifier", "VoteCertifier", "VotePredictor"),
     "calipers.certificates.smoothing.noise": ("Gaussian", "Laplace", "Noise", "RoundedGaussian", "Uniform"),
     "calipers.certificates.smoothing.smoothed": ("smooth",),
     "calipers.certificates.smoothing.stopping": ("DecideRadii", "FixedBudget"),
-    "calipers.evidence.records": ("Certificate",),
+    "calipers.evidence.bracket": ("Bracket", "bracket"),
+    "calipers.evidence.records": ("Attempt", "Certificate"),
+    "calipers.gradients.bpda": ("BPDA",),
+    "calipers.gradients.eot": ("EOT",),
+    "calipers.gradients.estimator": ("Autograd",),
+    "calipers.gradients.finite_differences": ("NES", "SPSA"),
+    "calipers.gradients.reparameterization": ("Reparameterization",),
     "calipers.runs.spec": ("RunSpec",),
     "calipers.runs.store": ("RunStore",),
     "calipers.sources.datasets": ("load_dataset",),
