@@ -15,15 +15,16 @@ from calipers.attacks.fmn import FMN
 from calipers.gradients.bpda import BPDA, identity
 from calipers.gradients.eot import EOT
 from calipers.gradients.finite_differences import NES
+from calipers.gradients.transformations import AdditiveNoise
 from calipers.target import Target
 from calipers.testing.known_answers import HalfSpace, NoisyHalfSpace, concentric_balls, half_space
 from calipers.threat.threat_model import Norm, Targeted, ThreatModel
 
 CASES = [
-    (FMN(), Norm.L2),
-    (FMN(), Norm.LINF),
-    (FMN(), Norm.L1),
-    (DDN(), Norm.L2),
+    (FMN(steps=60), Norm.L2),
+    (FMN(steps=60), Norm.LINF),
+    (FMN(steps=60), Norm.L1),
+    (DDN(steps=60), Norm.L2),
     (DeepFool(), Norm.L2),
     (DeepFool(), Norm.LINF),
     (CarliniWagner(steps=60), Norm.L2),
@@ -71,7 +72,7 @@ def test_the_nearest_point_in_the_box_is_found_where_its_faces_bound_the_way(
     x[:, 1::4] = (x[:, 1::4] * 0.1 + 0.9 * (weights[1::4] > 0)).clamp(0, 1)  # and another near it
     known = half_space(weights.tolist(), -float((x @ weights).max()) - 1.5, bounds=(0.0, 1.0))
     found = _run(attack, known.target, x, norm)
-    offset = float(known.net.offset)  # type: ignore[union-attr, arg-type]
+    offset = known.net.offset.item()  # type: ignore[union-attr, operator]
     exact = np.array(
         [
             _in_the_box(norm, weights.double().numpy(), row, -offset - float(row @ weights.double().numpy()))
@@ -81,7 +82,7 @@ def test_the_nearest_point_in_the_box_is_found_where_its_faces_bound_the_way(
     free = known.distance(x, norm)
     assert (exact > 1.05 * free).all()
     assert bool(found.success.all())
-    slack = 1 + 1e-9 if norm is Norm.L0 else 1.01
+    slack = 1 + 1e-9 if norm is Norm.L0 else 1.02
     if isinstance(attack, CarliniWagner):
         slack = 1.05
     assert (found.distance.numpy() >= exact * (1 - 1e-6)).all()
@@ -199,7 +200,9 @@ class _Rays(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "attack", [FMN(), DDN(), DeepFool(), CarliniWagner(steps=60)], ids=lambda attack: type(attack).__name__
+    "attack",
+    [FMN(steps=40), DDN(steps=40), DeepFool(), CarliniWagner(steps=40)],
+    ids=lambda attack: type(attack).__name__,
 )
 def test_a_targeted_search_goes_to_the_wanted_class_and_an_untargeted_to_the_nearest(attack: Attack) -> None:
     target = Target(_Rays().eval(), num_classes=3, input_shape=(2,), bounds=(-5.0, 5.0))
@@ -237,7 +240,9 @@ class _Guarded(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "attack", [FMN(), DDN(), DeepFool(), CarliniWagner(steps=60)], ids=lambda attack: type(attack).__name__
+    "attack",
+    [FMN(steps=40), DDN(steps=40), DeepFool(), CarliniWagner(steps=40)],
+    ids=lambda attack: type(attack).__name__,
 )
 def test_a_rejected_point_is_no_success_and_the_search_goes_beyond(attack: Attack) -> None:
     weights = [0.9, -0.5, 0.4, 0.7]
@@ -249,3 +254,25 @@ def test_a_rejected_point_is_no_success_and_the_search_goes_beyond(attack: Attac
     found = attack(target, x, torch.tensor([1, 0]), ThreatModel(Norm.L2), seed=0)
     assert bool(found.success.all())
     assert torch.allclose(found.distance, torch.tensor([1.3, 1.7]).double(), rtol=0.01)
+
+
+class _Rippled(nn.Module):
+    """Class 1 beyond 1 on the first axis, but for ripples that noise of .2 smooths away."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = x[:, 0] - 1 - 0.4 * torch.cos(10 * torch.pi * x[:, 0])
+        return torch.stack([-side, side], 1)
+
+
+@pytest.mark.parametrize(
+    "attack", [FMN(steps=30), DDN(steps=30), DeepFool()], ids=lambda attack: type(attack).__name__
+)
+def test_the_boundary_of_a_smoothed_classifier_is_sought_and_not_that_of_its_base(attack: Attack) -> None:
+    base = Target(_Rippled().eval(), num_classes=2, input_shape=(3,), bounds=(-5.0, 5.0))
+    smoothed = half_space([1.0, 0.0, 0.0], -1.0, bounds=(-5.0, 5.0)).target
+    view = EOT(1000, over=AdditiveNoise("gaussian", 0.2), average="logits")
+    x = torch.tensor([[0.1, 0.0, 0.3], [0.5, 0.2, 0.0]])
+    found = replace(attack, gradient=view)(  # type: ignore[call-arg]
+        smoothed, x, torch.tensor([0, 0]), ThreatModel(Norm.L2), seed=0, through=base
+    )
+    assert bool(((found.adversarial[:, 0] - 1).abs() < 0.05).all()), found.adversarial

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
-from calipers.attacks.segment import draw_in, leads
+from calipers.attacks.segment import draw_in, leads, scores
 from calipers.attacks.tracker import Nearest, lead
 from calipers.attacks.view import View
 from calipers.errors import UsageError
@@ -101,7 +101,7 @@ class DDN(GradientAttack):
             radius = torch.minimum(radius, furthest)
             delta = radius.view(wide) * steepest(delta, Norm.L2)
         point = (x + delta).clamp(low, high)
-        logits = view.logits(point, draws.fold(self.steps - 1))
+        logits = scores(view, point, y, goal, draws.fold(self.steps - 1))
         best.offer(None, point, leads(logits, y, goal, num_classes=view.num_classes))
         draw_in(view, best, x, y, goal, draws, norm=Norm.L2, tries=self.tries)
         return best.point

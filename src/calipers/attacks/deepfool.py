@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
-from calipers.attacks.segment import draw_in, leads
+from calipers.attacks.segment import draw_in, leads, scores
 from calipers.attacks.tracker import Nearest, lead
 from calipers.attacks.view import View
 from calipers.errors import UsageError
@@ -84,7 +84,9 @@ class DeepFool(GradientAttack):
         wide = (-1, *[1] * (x.ndim - 1))
         best = Nearest(x, norm, last=view.stochastic)
         rows, delta, point = torch.arange(len(x), device=x.device), torch.zeros_like(x), x
-        rivals = self._rivals(view.logits(x, draws.fold(self.steps)), y, threat.goal, view.num_classes)
+        rivals = self._rivals(
+            scores(view, x, y, threat.goal, draws.fold(self.steps)), y, threat.goal, view.num_classes
+        )
         for step in range(self.steps):
             numbers = rows.tolist()
             goal = goal_of_rows(threat.goal, numbers)
@@ -108,7 +110,7 @@ class DeepFool(GradientAttack):
             delta = torch.where(
                 (point > low) & (point < high), delta, (point - x[rows]) / (1 + self.overshoot)
             )
-            logits = part.logits(point, draws.of(numbers).fold(self.steps + 1 + step))
+            logits = scores(part, point, y[rows], goal, draws.of(numbers).fold(self.steps + 1 + step))
             reached = leads(logits, y[rows], goal, num_classes=view.num_classes)
             best.offer(rows, point, reached)
             if not view.stochastic:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
-from calipers.attacks.segment import draw_in, leads
+from calipers.attacks.segment import draw_in, leads, scores
 from calipers.attacks.tracker import Nearest, lead
 from calipers.attacks.view import View
 from calipers.errors import UsageError
@@ -116,7 +116,7 @@ class FMN(GradientAttack):
             length = step_size * _length(radius, norm, high - low, x[0].numel())
             delta = delta + length.view(wide) * steepest(found.gradient, Norm.L2)
             delta = (x + project(delta, radius, norm)).clamp(low, high) - x
-        logits = view.logits(x + delta, draws.fold(self.steps - 1))
+        logits = scores(view, x + delta, y, goal, draws.fold(self.steps - 1))
         best.offer(None, x + delta, leads(logits, y, goal, num_classes=view.num_classes))
         if norm is Norm.L0 and not view.stochastic and self.tries:
             _try_faces(view, best, x, y, threat, draws.fold(self.steps))
@@ -137,7 +137,7 @@ def _try_faces(view: View, best: Nearest, x: Tensor, y: Tensor, threat: ThreatMo
     for step in range(math.ceil(math.log2(room.shape[1] + 1))):
         middle = ((least + most) / 2).floor()
         point = (x + torch.where(rank < middle[:, None], room, 0).view_as(x)).clamp(low, high)
-        logits = view.logits(point, draws.fold(step))
+        logits = scores(view, point, y, threat.goal, draws.fold(step))
         reached = leads(logits, y, threat.goal, num_classes=view.num_classes)
         best.offer(None, point, reached)
         most, least = torch.where(reached, middle, most), torch.where(reached, least, middle)

@@ -1,5 +1,7 @@
 """Segment: the nearest successful point between an input and an adversarial example that a search has found."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,12 +13,12 @@ from calipers.randomness import Draws
 from calipers.threat.norms import project
 from calipers.threat.threat_model import Goal, Norm
 
-__all__ = ["draw_in", "leads"]
+__all__ = ["draw_in", "leads", "scores"]
 
 _SLACK = 1e-5
 _FIRST = 0.9
 _ASIDE = 0.02
-_NARROW = 1e-3
+_NARROW = 2e-3
 _VOTES = 40
 _ENOUGH = 0.75
 _OUTWARD = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
@@ -44,6 +46,33 @@ def leads(
     return found > _SLACK * logits.abs().amax(1)
 
 
+def scores(
+    view: View,
+    x: Float[Tensor, "rows *dims"],
+    y: Int[Tensor, " rows"],
+    goal: Goal,
+    draws: Draws,
+) -> Float[Tensor, "rows columns"]:
+    """Ask for the scores by which the goal is seen to be reached.
+
+    They are the classifier's own. Where a smoothed classifier is searched through its base, those at the point itself
+    would be of another classifier: the estimator's mean over the noise is taken.
+
+    Args:
+        view: the target.
+        x: one point for each input of this view.
+        y: labels.
+        goal: what the adversary wants.
+        draws: the streams of this step.
+
+    Returns:
+        Scores.
+    """
+    if not view.indirect:
+        return view.logits(x, draws)
+    return view.estimate(partial(lead, num_classes=view.num_classes), x, y, goal, draws).logits
+
+
 def draw_in(
     view: View,
     best: Nearest,
@@ -61,7 +90,7 @@ def draw_in(
     straight segment, in linf its clipped forms, in l1 its soft thresholds, in l0 its largest coordinates. Since a
     search ends near the boundary, the first is at nine tenths of the size; then the gap is divided where a straight
     line through the leads at its ends crosses 0, a little outward of that and a little inward in turns, until it is
-    narrower than a thousandth. Every point that counts was passed forward.
+    narrower than a five-hundredth. Every point that counts was passed forward.
 
     The best point itself is asked first. A search that sees other scores than the classifier's own, such as means over
     transformations, may have been wrong about it, and one draw of a randomized classifier decides nothing: there three
@@ -149,8 +178,11 @@ class _Way:
         )
         numbers = [row for row in rows.tolist() for _ in range(copies)]
         draws = repeat_draws(self._draws.fold(self._asked), rows.tolist(), copies)
-        logits = self._view.of(rows).logits(point.repeat_interleave(copies, 0), draws)
         labels, goal = self._y[part].repeat_interleave(copies), goal_of_rows(self._goal, numbers)
+        if copies == 1:
+            logits = scores(self._view.of(rows), point, labels, goal, draws)
+        else:
+            logits = self._view.of(rows).logits(point.repeat_interleave(copies, 0), draws)
         won = leads(logits, labels, goal, num_classes=classes).view(-1, copies).double().mean(1)
         ahead = lead(logits, labels, goal, num_classes=classes).view(-1, copies)[:, -1]
         self._asked += 1

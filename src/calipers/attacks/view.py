@@ -161,6 +161,11 @@ class View:
         return self._real is self._target and self._access >= Access.SCORES
 
     @property
+    def indirect(self) -> bool:
+        """Whether another classifier is judged than the one that is searched, such as the smoothed one of a base."""
+        return self._real is not self._target
+
+    @property
     def device(self) -> torch.device:
         """Where the classifier runs."""
         return self._target.device
