@@ -69,7 +69,7 @@ class APGD(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
     sized: ClassVar[bool] = True
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     steps: int = 100
     restarts: int = 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
 from calipers.attacks.geometry import Ball, unblocked
+from calipers.attacks.latest import Latest
 from calipers.attacks.starts import random_starts
 from calipers.attacks.tracker import Strongest, lead
 from calipers.attacks.view import View
@@ -50,7 +51,7 @@ class PGD(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
     sized: ClassVar[bool] = True
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     steps: int = 40
     step_size: float | None = None
@@ -78,13 +79,16 @@ class PGD(GradientAttack):
         threat: ThreatModel,
         draws: Draws,
     ) -> Float[Tensor, "batch *dims"]:
-        best = Strongest(x, keep=self.keep or view.stochastic, last=view.stochastic)
+        best = Strongest(x, keep=self.keep or view.stochastic)
         for restart in range(self.restarts):
             rows = best.standing()
             if len(rows):
                 fresh = draws.fold(restart)
                 start = random_starts(x, rows, threat, fresh) if self.random_start else x[rows]
-                self._ascend(view, x, y, threat, fresh, rows, start.clamp(*view.bounds), best)
+                seen = Latest(x) if view.stochastic else best
+                self._ascend(view, x, y, threat, fresh, rows, start.clamp(*view.bounds), seen)
+                if isinstance(seen, Latest):
+                    best.offer(rows, seen.point[rows], seen.value[rows])
         return best.point
 
     def _ascend(
@@ -96,7 +100,7 @@ class PGD(GradientAttack):
         draws: Draws,
         rows: Tensor,
         point: Tensor,
-        best: Strongest,
+        best: Strongest | Latest,
     ) -> None:
         eps = threat.eps or 0.0
         step_size = eps * (2.5 / self.steps if self.step_size is None else self.step_size)
@@ -107,12 +111,14 @@ class PGD(GradientAttack):
             numbers = rows.tolist()
             part, streams = view.of(rows), draws.of(numbers).fold(step)
             goal = goal_of_rows(threat.goal, numbers)
-            if step == self.steps:
+            if step == self.steps and not view.stochastic:
                 logits = part.logits(point, streams)
                 best.offer(rows, point, lead(logits, label, goal, num_classes=view.num_classes))
                 return
             found = part.estimate(objective, point, label, goal, streams)
             best.offer(rows, point, lead(found.logits, label, goal, num_classes=view.num_classes))
+            if step == self.steps:
+                return
             gradient, left = found.gradient, best.still(rows)
             if not bool(left.all()):
                 if not bool(left.any()):

@@ -50,7 +50,7 @@ class Standard(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
     sized: ClassVar[bool] = True
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     def plan(self) -> WorstOf:
         """Write the first three members out.
