@@ -2,8 +2,9 @@
 
 The first three are the lecture's: an image under noise, decision regions under the level sets of the Gaussian with the
 bars of the classes, and a one-dimensional classifier with its Gaussian convolution. The fourth draws what a bracket is,
-and measures nothing. The last two lead from Lipschitz constants to smoothing: constants of plain networks by depth, and
-what five certificates prove of the same images. Needs matplotlib, which the extra `docs` brings.
+and measures nothing. The next two lead from Lipschitz constants to smoothing: constants of plain networks by depth, and
+what five certificates prove of the same images. Three more show gradients that are hidden, and found again. Needs
+matplotlib, which the extra `docs` brings.
 """
 
 import argparse
@@ -34,12 +35,15 @@ from calipers.certificates.smoothing.soft import Lemma, lipschitz_constant, soft
 from calipers.certificates.smoothing.stopping import CHUNK
 from calipers.certificates.smoothing.votes import VoteCertificate, certify_votes
 from calipers.errors import BadReference
-from calipers.randomness import Role, Stream
+from calipers.gradients.estimator import Autograd, GradientEstimator
+from calipers.randomness import Draws, Role, Stream
 from calipers.sources.datasets import load_dataset
 from calipers.sources.models import load_model
 from calipers.target import Target
 from calipers.testing.known_answers import KnownAnswer, staircase
-from calipers.threat.threat_model import Norm, ThreatModel
+from calipers.testing.obfuscated import OBFUSCATED, smooth_images, undefended
+from calipers.threat.objectives import margin
+from calipers.threat.threat_model import Norm, ThreatModel, Untargeted
 
 Array = NDArray[np.float64]
 
@@ -736,6 +740,92 @@ def draw_bridge() -> Figure:
     return figure
 
 
+class Hidden(NamedTuple):
+    """What a picture of a hidden gradient shows: margins and slopes along the straight way to another class.
+
+    Args:
+        axis: places on the way: the size of the perturbation in linf.
+        margins: the lead of the label over the other classes, as the defended classifier answers.
+        truth: that of the classifier inside.
+        own: the slope in a pixel of middling weight, by backpropagation.
+        seen: that by the right view.
+        slope: that of the classifier inside.
+    """
+
+    axis: Array
+    margins: Array
+    truth: Array
+    own: Array
+    seen: Array
+    slope: Array
+
+
+def walk_hidden(name: str, *, side: int = 121) -> Hidden:
+    """Walk from an image straight to another class, and measure a classifier that hides its gradient.
+
+    Args:
+        name: which of the classifiers.
+        side: places on the way.
+
+    Returns:
+        What the picture shows.
+    """
+    hidden, inside = OBFUSCATED[name](), undefended()
+    image, label = smooth_images(1, seed=4)
+    draws = Draws(0, Role.SEARCH, tuple(range(side)))
+    first = Autograd().estimate(inside, margin, image, label, Untargeted(), draws=draws.of([0]))
+    way = first.gradient[0].sign()
+    pixel = int(first.gradient.flatten().abs().argsort()[32])
+    axis = torch.linspace(0, 0.12, side)
+    points, labels = image + axis.view(-1, 1, 1, 1) * way, label.expand(side)
+
+    def along(target: Target, estimator: GradientEstimator) -> tuple[Array, Array]:
+        found = estimator.estimate(target, margin, points, labels, Untargeted(), draws=draws)
+        slopes = -found.gradient.flatten(1)[:, pixel]
+        return -found.value.double().numpy(), slopes.double().numpy()
+
+    margins, own = along(hidden.target, Autograd())
+    truth, slope = along(inside, Autograd())
+    _, seen = along(hidden.target, hidden.gradient)
+    return Hidden(axis.double().numpy(), margins, truth, own, seen, slope)
+
+
+def draw_hidden(name: str, kind: str, remedy: str, threshold: float) -> Figure:
+    """Draw a classifier that hides its gradient: its margin on the way to another class, and two slopes of it.
+
+    Args:
+        name: which of the classifiers.
+        kind: how the gradient is hidden.
+        remedy: the view under which it is there again.
+        threshold: slopes beyond this are drawn on a logarithmic axis.
+
+    Returns:
+        The figure.
+    """
+    found = walk_hidden(name)
+    figure = Figure(figsize=(10.2, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.get_layout_engine().set(wspace=0.06)
+    left.axhline(0, color=GREY, lw=1, ls=(0, (2, 3)))
+    left.plot(found.axis, found.margins, ".", color=VERMILION, ms=5, label=f"with the {name}")
+    left.plot(found.axis, found.truth, color=INK, lw=1.8, label="the classifier inside")
+    left.set(xlabel=r"$\|\delta\|_\infty$ towards another class", ylabel="margin of the label")
+    left.set_title("what the classifier answers ...", loc="left")
+    left.legend(frameon=False, loc="upper right", fontsize=10)
+    right.axhline(0, color=GREY, lw=1, ls=(0, (2, 3)))
+    right.plot(found.axis, found.own, ".", color=VERMILION, ms=5, label=f"backpropagation: {kind}")
+    right.plot(found.axis, found.slope, color=INK, lw=1.8, label="the classifier inside")
+    right.plot(found.axis[::2], found.seen[::2], ".", color=BLUE, ms=5, label=remedy)
+    if np.abs(found.own).max() > threshold:
+        right.set_yscale("symlog", linthresh=threshold)
+    right.set(xlabel=r"$\|\delta\|_\infty$ towards another class", ylabel="slope in one pixel")
+    right.set_title("... and the slope that an attack is told", loc="left")
+    low, high = right.get_ylim()
+    right.set_ylim(low, high * 30 if right.get_yscale() == "symlog" else high + 0.45 * (high - low))
+    right.legend(frameon=False, loc="upper right", fontsize=10)
+    return figure
+
+
 def _bundled_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first bundled images, and their classes."""
     every = load_dataset("bundled:fashion-mnist")
@@ -780,6 +870,9 @@ PICTURES: Final[dict[str, Callable[[], Figure]]] = {
     "two-jaws": draw_two_jaws,
     "depth": draw_depth,
     "bridge": draw_bridge,
+    "shattered": partial(draw_hidden, "quantizer", "zero", "BPDA, the identity backward", np.inf),
+    "stochastic": partial(draw_hidden, "dropped features", "one draw", "EOT, the mean of 40", np.inf),
+    "exploding": partial(draw_hidden, "unrolled descent", "exploding", "BPDA, the identity backward", 1.0),
 }
 
 

@@ -56,7 +56,7 @@ def test_the_undefended_classifier_falls_to_its_exact_accuracy() -> None:
 @pytest.mark.parametrize("name", OBFUSCATED)
 def test_plain_pgd_reports_it_robust_and_standard_under_the_right_view_does_not(name: str) -> None:
     hidden = OBFUSCATED[name]()
-    assert _accuracy(PGD(), hidden.target) > EXACT + 0.75
+    assert _accuracy(PGD(), hidden.target) > EXACT + 0.7
     assert _accuracy(Standard(hidden.gradient), hidden.target) == pytest.approx(EXACT, abs=0.02)
 
 
