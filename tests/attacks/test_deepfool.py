@@ -9,6 +9,7 @@ from calipers.attacks.deepfool import DeepFool
 from calipers.errors import UsageError
 from calipers.target import Target
 from calipers.testing.attack_contract import AttackContract
+from calipers.testing.known_answers import half_space
 from calipers.threat.threat_model import Norm, ThreatModel
 
 
@@ -39,6 +40,15 @@ def test_a_step_costs_a_gradient_for_each_rival_and_no_more() -> None:
     few = DeepFool(classes=3)(target, x, y, threat, seed=0)
     assert int(few.backwards.max()) <= 2 * 50
     assert bool((few.distance >= exact * (1 - 1e-5)).all())
+
+
+@pytest.mark.parametrize("norm", [Norm.L2, Norm.LINF])
+def test_a_coordinate_at_a_face_of_the_box_is_left_out_of_the_step(norm: Norm) -> None:
+    known = half_space([3.0, 1.0, 1.0], -3.6, bounds=(0.0, 1.0))
+    x = torch.tensor([[1.0, 0.2, 0.1]])
+    found = DeepFool()(known.target, x, torch.tensor([0]), ThreatModel(norm), seed=0)
+    assert found.backwards.tolist() == [1]
+    assert float(found.distance) == pytest.approx({Norm.L2: 0.3 / 2**0.5, Norm.LINF: 0.15}[norm], rel=5e-3)
 
 
 @pytest.mark.parametrize(
