@@ -13,13 +13,9 @@ from calipers.gradients.estimator import Autograd, GradientEstimate
 from calipers.gradients.reparameterization import Reparameterization
 from calipers.randomness import Draws, Role
 from calipers.target import Target
+from calipers.testing.hiding import Purifier, PythonScores, Thermometer, decode_smooth, encode_smooth
 from calipers.testing.obfuscated import (
     OBFUSCATED,
-    Purifier,
-    PythonScores,
-    Thermometer,
-    decode_smooth,
-    encode_smooth,
     python_function,
     smooth_images,
     survives,

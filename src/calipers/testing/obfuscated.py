@@ -5,15 +5,12 @@ classifier that it is built around and with the gradient view under which it fal
 kinds are those of Athalye, Carlini and Wagner 2018 (arXiv:1802.00420), section 3.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, final
+from typing import Final, Literal, final
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calipers.gradients.bpda import BPDA, identity
@@ -21,23 +18,31 @@ from calipers.gradients.eot import EOT
 from calipers.gradients.estimator import GradientEstimator
 from calipers.gradients.finite_differences import NES
 from calipers.target import Target
+from calipers.testing.hiding import (
+    CLASSES,
+    LEVELS,
+    SHAPE,
+    WAVES,
+    Dropout,
+    NearestMean,
+    Purifier,
+    PythonScores,
+    Quantizer,
+    Readout,
+    Saturation,
+    Thermometer,
+    class_means,
+    decode_smooth,
+    ramp,
+)
 
 __all__ = [
     "OBFUSCATED",
-    "Dropout",
     "Kind",
     "Obfuscated",
-    "Purifier",
-    "PythonScores",
-    "Quantizer",
-    "Saturation",
-    "Thermometer",
-    "decode_smooth",
     "dropped_features",
-    "encode_smooth",
     "python_function",
     "quantizer",
-    "ramp",
     "saturated_softmax",
     "smooth_images",
     "staircase",
@@ -48,16 +53,7 @@ __all__ = [
 
 Kind = Literal["shattered", "stochastic", "exploding or vanishing"]
 
-CLASSES: Final = 3
-SHAPE: Final = (1, 8, 8)
-_PIXELS, _WAVES = 64, 4
-_MIDDLE = 0.5
-_APART, _SPREAD = 0.6, 0.085
-_LEVELS, _STEP = 10, 0.05
-_KEPT = 0.15
-_SHARPNESS = 1e4
-_ROUNDS, _WIDTH, _RATE, _COUPLING = 8, 0.05, 6.0, 5e-4
-_DIGITS = 3
+_SPREAD, _STEP, _KEPT, _SHARPNESS = 0.085, 0.05, 0.15, 1e4
 
 
 @final
@@ -90,8 +86,8 @@ def smooth_images(count: int, *, seed: int) -> tuple[Float[Tensor, "count 1 8 8"
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    noise = torch.randn((count, _WAVES**2), generator=generator, dtype=torch.float64)
-    amplitudes = _means()[labels] + _SPREAD * noise
+    noise = torch.randn((count, WAVES**2), generator=generator, dtype=torch.float64)
+    amplitudes = class_means()[labels] + _SPREAD * noise
     return decode_smooth(amplitudes).clamp(0, 1).float(), labels
 
 
@@ -108,7 +104,7 @@ def survives(x: Float[Tensor, "batch 1 8 8"], y: Int[Tensor, " batch"], eps: flo
     Returns:
         One answer an input.
     """
-    net = _Linear()
+    net = NearestMean()
     weights, scores = net.weight.double(), net.forward(x)
     rows = torch.arange(len(x))
     margins = scores[rows, y][:, None] - scores
@@ -124,7 +120,7 @@ def undefended() -> Target:
     Returns:
         The target.
     """
-    return _target(_Linear(), "undefended")
+    return _target(NearestMean(), "undefended")
 
 
 def staircase() -> Obfuscated:
@@ -134,9 +130,9 @@ def staircase() -> Obfuscated:
         The target and the view.
     """
     net = nn.Sequential()
-    net.add_module("encoder", Thermometer(_LEVELS))
-    net.add_module("readout", _Readout(_LEVELS))
-    net.add_module("classifier", _Linear())
+    net.add_module("encoder", Thermometer(LEVELS))
+    net.add_module("readout", Readout(LEVELS))
+    net.add_module("classifier", NearestMean())
     return Obfuscated("shattered", _target(net, "staircase"), BPDA({"encoder": ramp}))
 
 
@@ -148,7 +144,7 @@ def quantizer() -> Obfuscated:
     """
     net = nn.Sequential()
     net.add_module("quantizer", Quantizer(_STEP))
-    net.add_module("classifier", _Linear())
+    net.add_module("classifier", NearestMean())
     return Obfuscated("shattered", _target(net, "quantizer"), BPDA({"quantizer": identity}))
 
 
@@ -163,7 +159,7 @@ def dropped_features(samples: int = 40) -> Obfuscated:
     """
     net = nn.Sequential()
     net.add_module("dropout", Dropout(_KEPT))
-    net.add_module("classifier", _Linear())
+    net.add_module("classifier", NearestMean())
     return Obfuscated("stochastic", _target(net, "dropped features", stochastic=True), EOT(samples))
 
 
@@ -174,7 +170,7 @@ def saturated_softmax() -> Obfuscated:
         The target and the view.
     """
     net = nn.Sequential()
-    net.add_module("classifier", _Linear())
+    net.add_module("classifier", NearestMean())
     net.add_module("softmax", Saturation(_SHARPNESS))
     return Obfuscated(
         "exploding or vanishing", _target(net, "saturated softmax"), BPDA({"softmax": identity})
@@ -184,15 +180,15 @@ def saturated_softmax() -> Obfuscated:
 def unrolled_descent() -> Obfuscated:
     """Make the gradient explode in a purifier that descends an energy for some steps, with the identity as view.
 
-    :func:`encode_smooth` and :func:`decode_smooth` are its reparameterization, for attacks that search another
-    variable: what is smooth already, the purifier leaves alone.
+    :func:`~calipers.testing.hiding.encode_smooth` and :func:`~calipers.testing.hiding.decode_smooth` are its
+    reparameterization, for attacks that search another variable: what is smooth already, the purifier leaves alone.
 
     Returns:
         The target and the view.
     """
     net = nn.Sequential()
     net.add_module("purifier", Purifier())
-    net.add_module("classifier", _Linear())
+    net.add_module("classifier", NearestMean())
     return Obfuscated(
         "exploding or vanishing", _target(net, "unrolled descent"), BPDA({"purifier": identity})
     )
@@ -221,294 +217,5 @@ OBFUSCATED: Final[dict[str, Callable[[], Obfuscated]]] = {
 """The six, by name."""
 
 
-@final
-class Thermometer(nn.Module):
-    r"""Encodes a pixel in l levels: :math:`\tau(x)_k = \lfloor \min(\max(x / (k/l), 0), 1) \rfloor` for k = 1..l.
-
-    Reference: Athalye et al. 2018 (arXiv:1802.00420), section 5.1.2.
-
-    Args:
-        levels: l.
-    """
-
-    def __init__(self, levels: int) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch levels 8 8"]:
-        """Encode.
-
-        Args:
-            x: images.
-
-        Returns:
-            One channel a level.
-        """
-        code: Tensor = ramp(x, levels=self.levels).floor()
-        return code
-
-
-def ramp(x: Float[Tensor, "batch 1 8 8"], *, levels: int = _LEVELS) -> Float[Tensor, "batch levels 8 8"]:
-    r"""Encode a pixel without the steps: :math:`\hat\tau(x)_k = \min(\max(x / (k/l), 0), 1)`.
-
-    Args:
-        x: images.
-        levels: l.
-
-    Returns:
-        One channel a level.
-    """
-    edges = torch.arange(1, levels + 1, device=x.device, dtype=x.dtype) / levels
-    return (x / edges.view(1, -1, 1, 1)).clamp(0, 1)
-
-
-@final
-class Quantizer(nn.Module):
-    """Rounds pixels to multiples of a step.
-
-    Args:
-        step: the step, in input units.
-    """
-
-    def __init__(self, step: float) -> None:
-        super().__init__()
-        self.step = step
-
-    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 1 8 8"]:
-        """Round.
-
-        Args:
-            x: images.
-
-        Returns:
-            Rounded images.
-        """
-        return (x / self.step).round() * self.step
-
-
-@final
-class Dropout(nn.Module):
-    """Keeps a few features of an image, drawn anew in each call, and rebuilds the image from them, right in the mean.
-
-    The features are the image's coordinates in a random orthonormal basis.
-
-    Args:
-        kept: the probability that a feature is kept.
-    """
-
-    basis: Tensor
-
-    def __init__(self, kept: float) -> None:
-        super().__init__()
-        self.kept = kept
-        generator = torch.Generator().manual_seed(11)
-        square = torch.randn((_PIXELS, _PIXELS), generator=generator, dtype=torch.float64)
-        self.register_buffer("basis", torch.linalg.qr(square).Q)
-
-    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 1 8 8"]:
-        """Drop features.
-
-        Args:
-            x: images.
-
-        Returns:
-            Images with the mean x.
-        """
-        features = (x.double().flatten(1) - _MIDDLE) @ self.basis.double()
-        mask = torch.rand(features.shape, device=x.device) < self.kept
-        rebuilt = _MIDDLE + (features * mask / self.kept) @ self.basis.double().T
-        return rebuilt.view_as(x)
-
-
-@final
-class Saturation(nn.Module):
-    """Softmax of scores times a sharpness: 0 and 1 in floating point, except within a hair of the boundary.
-
-    Args:
-        sharpness: the factor.
-    """
-
-    def __init__(self, sharpness: float) -> None:
-        super().__init__()
-        self.sharpness = sharpness
-
-    def forward(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Compute probabilities.
-
-        Args:
-            scores: the classifier's.
-
-        Returns:
-            Probabilities.
-        """
-        return (self.sharpness * scores).softmax(1)
-
-
-@final
-class Purifier(nn.Module):
-    r"""Moves an image towards smooth ones by gradient descent, and gives the smooth part of where it ends.
-
-    In the cosine basis an image has 16 slow amplitudes u and 48 fast ones v. The energy is
-
-    .. math:: E(u, v) = \sum_k (1 - \cos(v_k / s)) (s^2 + c\, u_{k \bmod 16}) ,
-
-    whose minimum v = 0 is every smooth image: those are left alone. The steps are too long for it, so that what is not
-    smooth goes astray before it is thrown away: u moves by a little, and its derivative with respect to v grows
-    fivefold with each step.
-    """
-
-    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 1 8 8"]:
-        """Purify.
-
-        Args:
-            x: images.
-
-        Returns:
-            Smooth images.
-        """
-        slow, fast = _cosines(x.device)
-        centered = x.double().flatten(1) - _MIDDLE
-        u, v = centered @ slow, centered @ fast
-        signs = torch.ones(v.shape[1], dtype=v.dtype, device=x.device)
-        signs[1::2] = -1
-        owner = torch.arange(v.shape[1], device=x.device) % _WAVES**2
-        for _ in range(_ROUNDS):
-            weight = _WIDTH**2 + _COUPLING * signs * u[:, owner]
-            well = signs * (1 - (v / _WIDTH).cos())
-            u, v = (
-                u.index_add(1, owner, well, alpha=-_RATE * _COUPLING),
-                v - _RATE * weight * (v / _WIDTH).sin() / _WIDTH,
-            )
-        return decode_smooth(u)
-
-
-def encode_smooth(x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 16"]:
-    """Compute the amplitudes of the 16 slowest waves of an image.
-
-    Args:
-        x: images.
-
-    Returns:
-        Amplitudes, float64.
-    """
-    return (x.double().flatten(1) - _MIDDLE) @ _cosines(x.device)[0]
-
-
-def decode_smooth(z: Float[Tensor, "batch 16"]) -> Float[Tensor, "batch 1 8 8"]:
-    """Make the smooth image of some amplitudes: h(z), which the purifier leaves alone.
-
-    Args:
-        z: amplitudes.
-
-    Returns:
-        Images in the precision of the amplitudes.
-    """
-    slow = _cosines(z.device)[0].to(z.dtype)
-    image: Tensor = _MIDDLE + (z @ slow.T).view(-1, *SHAPE)
-    return image
-
-
-class _Opaque(torch.autograd.Function):
-    """Scores computed outside torch, and a backward that keeps the graph alive with zeros."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scores: Tensor) -> Tensor:
-        ctx.like = x
-        return scores.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return torch.zeros_like(ctx.like), None
-
-
-@final
-class PythonScores(nn.Module):
-    """The linear classifier in NumPy, its scores rounded to three digits, behind a backward that gives zeros."""
-
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("weight", _Linear().weight)
-
-    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 3"]:
-        """Compute scores.
-
-        Args:
-            x: images.
-
-        Returns:
-            Rounded scores.
-        """
-        found = self.scores(x.detach().cpu().numpy())
-        scores: Tensor = _Opaque.apply(x, torch.from_numpy(found).to(x.device))  # type: ignore[no-untyped-call]
-        return scores
-
-    def scores(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Compute scores as a Python program would.
-
-        Args:
-            images: (batch, 1, 8, 8).
-
-        Returns:
-            Rounded scores, (batch, 3).
-        """
-        flat = images.reshape(len(images), -1).astype(np.float64) - _MIDDLE
-        weight: NDArray[np.float64] = self.weight.cpu().numpy().astype(np.float64)
-        return np.asarray(np.round(flat @ weight.T, _DIGITS), dtype=np.float64)
-
-
-@final
-class _Linear(nn.Module):
-    """Scores of the nearest class mean; the means have one length, so that only products are left."""
-
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        slow, _ = _cosines(torch.device("cpu"))
-        self.register_buffer("weight", (_means() @ slow.T).float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = (x.double().flatten(1) - _MIDDLE) @ self.weight.double().T
-        return scores
-
-
-@final
-class _Readout(nn.Module):
-    """Sums thermometer levels to the middle of each step."""
-
-    def __init__(self, levels: int) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, code: Tensor) -> Tensor:
-        return (code.sum(1, keepdim=True) + 0.5) / self.levels
-
-
 def _target(net: nn.Module, name: str, *, stochastic: bool = False) -> Target:
     return Target(net.eval(), num_classes=CLASSES, input_shape=SHAPE, stochastic=stochastic, name=name)
-
-
-def _means() -> Float[Tensor, "classes waves"]:
-    """Three class means of one length, equally far apart."""
-    generator = torch.Generator().manual_seed(7)
-    square = torch.randn((_WAVES**2, CLASSES), generator=generator, dtype=torch.float64)
-    corners = torch.linalg.qr(square).Q.T
-    corners = corners - corners.mean(0)
-    means: Tensor = _APART * corners / corners.norm(dim=1, keepdim=True)
-    return means
-
-
-def _cosines(device: torch.device) -> tuple[Float[Tensor, "64 16"], Float[Tensor, "64 48"]]:
-    """The orthonormal cosine waves of 8 x 8 pixels: the slow ones, at most 3 half waves a side, and the others."""
-    side = SHAPE[1]
-    place = torch.arange(side, dtype=torch.float64, device=device)
-    waves = torch.cos(math.pi / side * (place[:, None] + 0.5) * place[None])
-    waves = waves / waves.norm(dim=0, keepdim=True)
-    both = torch.einsum("ik,jl->ijkl", waves, waves)
-    slow = both[:, :, :_WAVES, :_WAVES].reshape(_PIXELS, -1)
-    fast = torch.cat(
-        [both[:, :, _WAVES:].reshape(_PIXELS, -1), both[:, :, :_WAVES, _WAVES:].reshape(_PIXELS, -1)], 1
-    )
-    return slow, fast
