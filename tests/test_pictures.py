@@ -28,7 +28,20 @@ def _load() -> ModuleType:
 pictures = _load()
 
 
-@pytest.mark.parametrize("name", ["noise", "regions", "convolution", "two-jaws", "depth", "bridge"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "noise",
+        "regions",
+        "convolution",
+        "two-jaws",
+        "depth",
+        "bridge",
+        "shattered",
+        "stochastic",
+        "exploding",
+    ],
+)
 def test_each_picture_is_made_by_its_command(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
