@@ -100,3 +100,10 @@ def measure(toy: Toy, tasks: Iterable[Task], tick: Tick) -> Iterator[Measured]:
                 tick(10)
         tick(10)
         yield Measured(task.key, [replace(result_of(task), seconds=time.time())])
+
+
+def measured_by(_: object, tasks: Iterable[Task], tick: Tick) -> Iterator[Measured]:
+    """Tell of each task which process measured it: its number is the seed of the record."""
+    for task in tasks:
+        time.sleep(0.02)
+        yield Measured(task.key, [replace(result_of(task), seed=os.getpid())])

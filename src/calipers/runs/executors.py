@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -123,7 +124,7 @@ class Processes(Executor):
         Raises:
             WorkerDied: if a worker ended before its tasks were done.
         """
-        feed = iter(tasks)
+        feed = _parcels(tasks)
         workers: list[_Worker[Context]] = []
         try:
             for number in range(self.jobs):
@@ -149,7 +150,7 @@ class Processes(Executor):
 
 @dataclass(frozen=True, slots=True)
 class _Want:
-    """A worker has taken a task from its pipe and has room for one more in it."""
+    """A worker has taken a parcel from its pipe and has room for one more in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,16 +203,16 @@ class _Worker(Generic[Context]):
             self.process.start()
         other.close()
 
-    def give(self, task: Task | None) -> None:
-        # Send a task, or say once that there are no more.
+    def give(self, parcel: list[Task] | None) -> None:
+        # Send a parcel, or say once that there are no more.
         if self._told_end:
             return
-        self._told_end = task is None
-        self._held += task is not None
+        self._told_end = parcel is None
+        self._held += len(parcel or ())
         with contextlib.suppress(OSError):  # a dead worker is noticed where its pipe is read
-            self.pipe.send(task)
+            self.pipe.send(parcel)
 
-    def heard(self, feed: Iterator[Task], tick: Tick) -> Iterator[Measured]:
+    def heard(self, feed: Iterator[list[Task]], tick: Tick) -> Iterator[Measured]:
         # Read one message and answer it.
         try:
             message = self.pipe.recv()
@@ -244,6 +245,15 @@ class _Worker(Generic[Context]):
             f"worker process {self.number + 1} of {jobs} {how} with {self._held} inputs unfinished: what was "
             "finished is in the store; run the same command again to go on, with fewer --jobs if memory was short"
         )
+
+
+def _parcels(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    # Tasks of one batch go to one worker; each other task goes alone.
+    for batch, group in itertools.groupby(tasks, key=lambda task: task.batch):
+        if batch is None:
+            yield from ([task] for task in group)
+        else:
+            yield list(group)
 
 
 def _end(workers: list[_Worker[Context]]) -> None:
@@ -289,11 +299,11 @@ def _work(pipe: connection.Connection, measure: Measure[Context], context: Conte
 
 def _fed(pipe: connection.Connection) -> Iterator[Task]:
     while True:
-        task = pipe.recv()
-        if task is None:
+        parcel = pipe.recv()
+        if parcel is None:
             return
         pipe.send(_Want())
-        yield task
+        yield from parcel
 
 
 def _teller(pipe: connection.Connection) -> Tick:

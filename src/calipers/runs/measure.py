@@ -100,7 +100,7 @@ class Bench:
         return other
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_subject": None, "_inputs": None}
+        return self.__dict__ | {"_subject": None}
 
     def subject(self) -> Subject:
         """Load the model and the data, once.
@@ -236,7 +236,8 @@ def prepare(
     rehearsed = list(measure(bench, (), lambda _: None))
     assert not rehearsed, "a method gave a record of no input"
     conditions = Conditions(subject.identity, plan.key(), method.revision)
-    tasks = tuple(tasks_of(spec, conditions, inputs))
+    rows = plan.batch_size if spec.kind == "attack" else None
+    tasks = tuple(tasks_of(spec, conditions, inputs, rows=rows))
     done = store.done()
     todo = sum(task.key not in done for task in tasks)
     return Prepared(bench, tasks, todo, plan, _draws(method), subject.described)
@@ -301,9 +302,7 @@ def _attack(bench: Bench, subject: Subject, tasks: Iterable[Task], tick: Tick) -
     threat = ThreatModel(Norm.parse(spec.norm), float(parse_size(spec.eps)) if spec.eps else None)
     through = None if subject.target is subject.base else subject.base
     attack.rehearse(subject.target, threat, through=through)
-    rows = bench.plan.batch_size if bench.plan is not None else 100
-    feed = iter(tasks)
-    while batch := list(itertools.islice(feed, rows)):
+    for asked, batch in _batches(bench, tasks):
         found = attack(
             subject.target,
             torch.from_numpy(np.stack([_pixels(bench, subject, task) for task in batch])),
@@ -316,8 +315,29 @@ def _attack(bench: Bench, subject: Subject, tasks: Iterable[Task], tick: Tick) -
         )
         tick(int(found.forwards.sum()))
         adversarial = found.adversarial.cpu().numpy()
-        for task, record, image in zip(batch, found.records(), adversarial, strict=True):
-            yield Measured(task.key, [replace(record, input_digest=task.digest)], {"adversarial": image})
+        for record, image in zip(found.records(), adversarial, strict=True):
+            task = asked.get(record.index)
+            if task is not None:
+                yield Measured(task.key, [replace(record, input_digest=task.digest)], {"adversarial": image})
+
+
+def _batches(bench: Bench, tasks: Iterable[Task]) -> Iterator[tuple[dict[int, Task], list[Task]]]:
+    # The tasks that are asked for, and the whole batch that they are part of: a search in float32 depends on the shape
+    # of its batch, so that what is left of one after an interruption is measured among the same neighbours again.
+    for batch, group in itertools.groupby(tasks, key=lambda task: task.batch):
+        asked = {task.index: task for task in group}
+        assert bench.plan is not None and batch is not None, "prepare plans an attack and numbers its batches"
+        rows = bench.plan.batch_size
+        whole = bench.inputs()[batch * rows : (batch + 1) * rows]
+        yield asked, [Task("", index, label, digest, batch) for index, label, digest in whole]
+
+
+def _rows_each(inputs: int, jobs: int) -> int:
+    # The largest batch with which no worker is without one; a batch is measured by one worker.
+    from calipers.certificates.smoothing.stopping import CHUNK
+
+    fitting = (rows for rows in range(1, CHUNK + 1) if CHUNK % rows == 0 and rows * jobs <= inputs)
+    return CHUNK if jobs == 1 else max(fitting, default=1)
 
 
 def _stream(
@@ -426,8 +446,9 @@ def _plan(
     name = "attack plan" if spec.kind == "attack" else "plan"
     stored = store.facts().get(name)
     if stored is None and (subject.target is subject.base or spec.kind == "attack"):
+        shared = CHUNK if spec.kind != "attack" else _rows_each(samples, jobs)
         plan = ExecutionPlan(
-            batch_size or CHUNK,
+            batch_size or shared,
             channels_last=False,
             device=subject.base.device.type,
             note="batches of a fixed size",

@@ -26,12 +26,15 @@ class Task:
         index: the index of the input in its data set.
         label: its class, -1 where none is known.
         digest: the digest of its pixels.
+        batch: the number of the batch that it is always measured in, where float32 results depend on the others in
+            it; such tasks travel together. None where they do not.
     """
 
     key: str
     index: int
     label: int
     digest: str
+    batch: int | None = None
 
 
 @final
@@ -87,16 +90,24 @@ class Conditions:
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def tasks_of(spec: RunSpec, conditions: Conditions, inputs: Iterable[tuple[int, int, str]]) -> Iterator[Task]:
+def tasks_of(
+    spec: RunSpec,
+    conditions: Conditions,
+    inputs: Iterable[tuple[int, int, str]],
+    *,
+    rows: int | None = None,
+) -> Iterator[Task]:
     """Turn inputs into tasks.
 
     Args:
         spec: the specification of the run.
         conditions: what its references turned out to be.
         inputs: index, label and digest of each input, in the order in which they are to be measured.
+        rows: the rows of a batch, where results depend on it; None where they do not.
 
     Yields:
         One task an input.
     """
-    for index, label, digest in inputs:
-        yield Task(conditions.key(spec, index=index, label=label, digest=digest), index, label, digest)
+    for place, (index, label, digest) in enumerate(inputs):
+        key = conditions.key(spec, index=index, label=label, digest=digest)
+        yield Task(key, index, label, digest, None if rows is None else place // rows)
