@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -15,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from calipers.certificates.base import Certifier, Progress
+from calipers.certificates.lipschitz.freezing import copied, frozen
 from calipers.certificates.lipschitz.margin import RULES, Margins, certify_margins, softmax_differences
 from calipers.certificates.lipschitz.network import METHODS, LipschitzBound, Method, lipschitz_upper_bound
+from calipers.certificates.lipschitz.shapes import InFloat64
 from calipers.certificates.smoothing.plan import ExecutionPlan
 from calipers.certificates.smoothing.radius import convert_radius
 from calipers.errors import Unsound, UsageError
 from calipers.evidence.records import Certificate
 from calipers.target import Access, Target
+from calipers.target.fingerprint import fingerprint_module
 from calipers.threat.threat_model import ABSTAIN, Norm, ThreatModel
 
 __all__ = ["LipschitzCertifier", "bounds_of", "scores_in_float64"]
@@ -38,7 +40,7 @@ class _Found(NamedTuple):
     theorem: str
 
 
-_BOUNDS: WeakKeyDictionary[Target, dict[tuple[Norm, str], LipschitzBound]] = WeakKeyDictionary()
+_BOUNDS: WeakKeyDictionary[Target, dict[tuple[Norm, str, str], LipschitzBound]] = WeakKeyDictionary()
 
 
 def bounds_of(target: Target, norm: Norm, method: Method) -> LipschitzBound:
@@ -71,9 +73,12 @@ def bounds_of(target: Target, norm: Norm, method: Method) -> LipschitzBound:
             "use --precision fp32"
         )
     kept = _BOUNDS.setdefault(target, {})
-    if (norm, method) not in kept:
-        kept[norm, method] = lipschitz_upper_bound(target.module, target.input_shape, norm, method=method)
-    return kept[norm, method]
+    state = fingerprint_module(target.module)
+    if (norm, method, state) not in kept:
+        kept[norm, method, state] = lipschitz_upper_bound(
+            target.module, target.input_shape, norm, method=method
+        )
+    return kept[norm, method, state]
 
 
 def scores_in_float64(target: Target) -> nn.Module:
@@ -88,16 +93,38 @@ def scores_in_float64(target: Target) -> nn.Module:
     Raises:
         Unsound: if the network casts to another number format by itself.
     """
-    wide = copy.deepcopy(target.module).double()
-    wide.dtype = torch.float64  # type: ignore[assignment]  # the format to which the preprocessing casts
+    wide = _InFloat64(frozen(copied(target.module)).double().eval(), target.device)
+    draw = torch.Generator().manual_seed(0)
+    low, high = target.bounds
+    x = low + (high - low) * torch.rand((_ROWS, *target.input_shape), generator=draw, dtype=torch.float64)
     with torch.no_grad():
-        found = wide(torch.zeros((1, *target.input_shape), dtype=torch.float64, device=target.device))
+        found = wide(x)
+        alone = torch.cat([wide(x[row : row + 1]) for row in (0, 1, _ROWS - 1)])
     if found.dtype is not torch.float64:
         raise Unsound(
             f"{target.name} casts its scores to {found.dtype} by itself: its margins cannot be had in float64; remove "
             "the cast"
         )
+    together = found[[0, 1, _ROWS - 1]]
+    if not bool(torch.allclose(together, alone, rtol=1e-9, atol=1e-12)):
+        raise Unsound(
+            f"{target.name} answers an input otherwise in a batch of {_ROWS}: no bound holds for it"
+        )
     return wide
+
+
+class _InFloat64(nn.Module):
+    """A frozen network that stays in float64 where it would cast to float32."""
+
+    def __init__(self, net: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.net = net.to(device).requires_grad_(False)
+        self.device = device
+
+    def forward(self, x: Tensor) -> Tensor:
+        with InFloat64():
+            scores: Tensor = self.net(x.to(self.device))
+        return scores
 
 
 @final

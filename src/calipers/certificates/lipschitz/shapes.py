@@ -34,7 +34,17 @@ class InFloat64(TorchFunctionMode):
     ) -> Any:
         """Run a function of torch, and widen a float32 result."""
         del types
-        found = func(*args, **(kwargs or {}))
+        named = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
+            # the cast itself would round
+            if func is Tensor.float:
+                return args[0].clone()
+            if func in (Tensor.to, Tensor.type):
+                args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+                named = {
+                    name: torch.float64 if value is torch.float32 else value for name, value in named.items()
+                }
+        found = func(*args, **named)
         if isinstance(found, Tensor) and found.dtype is torch.float32:
             return found.double()
         return found

@@ -120,8 +120,11 @@ class Trace:
         state = [
             (name, value, value._version) for name, value in self.root.state_dict(keep_vars=True).items()
         ]
-        for scale, shift in ((0.5, 0.5), (3.0, 0.0)):
-            x = (scale * torch.randn((ROWS, *self.input_shape), generator=generator) + shift).double()
+        drawn = torch.randn((2, ROWS, *self.input_shape), generator=generator)
+        levels = torch.tensor([0.0, 1.0, 0.5]).view(-1, *[1] * len(self.input_shape))
+        plain = levels.expand(ROWS, *self.input_shape)
+        for probe in (0.5 * drawn[0] + 0.5, 3.0 * drawn[1], plain, 2.0 * plain - 1.0):
+            x = probe.double()
             outputs = self.run(x)
             try:
                 with InFloat64():
@@ -131,11 +134,13 @@ class Trace:
                 )
             except Exception as problem:
                 raise UnknownLayer("", kind, f"cannot be run: {one_line(problem)}") from problem
-            spread = max(float(outputs.abs().max()), 1e-12)
+            spread = _spread(outputs)
             for other, slack in ((tight, _TIGHT), (loose, _LOOSE)):
                 apart = math.inf
                 if other.shape == outputs.shape:
-                    apart = float((other.double() - outputs).abs().max()) / spread
+                    apart = (
+                        float(((other.double() - outputs).abs() / spread).max()) if outputs.numel() else 0.0
+                    )
                 if not apart <= slack:
                     raise UnknownLayer(
                         "",
@@ -287,6 +292,13 @@ def _execute(
             return function(*args, **kwargs)
     except Exception as problem:
         raise UnknownLayer(place, kind, f"cannot be run by itself: {one_line(problem)}") from problem
+
+
+def _spread(outputs: Tensor) -> Tensor:
+    # Every score by its own size: one class that is masked by a huge constant does not speak for the others.
+    columns = outputs.abs().amax(0, keepdim=True)
+    floor = 1e-3 * float(columns.flatten().median()) if columns.numel() else 0.0
+    return columns.clamp_min(max(floor, 1e-12))
 
 
 def _is_query(node: fx.Node) -> bool:

@@ -150,9 +150,10 @@ def _hardtanh(call: Call, input: Any, min_val: Any = -1.0, max_val: Any = 1.0, i
     return _clamp(call, input, _number(call, min_val, "min_val"), _number(call, max_val, "max_val"))
 
 
-def _softmax(call: Call, input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Flow:
+def _softmax(call: Call, input: Any, dim: Any = None, _stacklevel: Any = 3, dtype: Any = None) -> Flow:
     """Bound softmax by 1/2 in l1, l2 and linf: its Jacobian is diag(p) - p p', whose row sums are 2 p (1 - p)."""
-    _check_dtype(call, dtype)
+    # third by position is the number format in torch's form, and a number in torch.nn.functional's
+    _check_dtype(call, _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype)
     flow = call.only(input)
     if dim is None:
         raise call.unknown("has no dim: name the axis")
@@ -160,9 +161,10 @@ def _softmax(call: Call, input: Any, dim: Any = None, _stacklevel: int = 3, dtyp
     return call.layer(flow, 0.5, "diag(p) - p p'")
 
 
-def _log_softmax(call: Call, input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Flow:
+def _log_softmax(call: Call, input: Any, dim: Any = None, _stacklevel: Any = 3, dtype: Any = None) -> Flow:
     """Bound log-softmax: its Jacobian I - 1 p' is largest in norm where p is a corner of the simplex."""
-    _check_dtype(call, dtype)
+    # third by position is the number format in torch's form, and a number in torch.nn.functional's
+    _check_dtype(call, _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype)
     flow = call.only(input)
     if dim is None:
         raise call.unknown("has no dim: name the axis")

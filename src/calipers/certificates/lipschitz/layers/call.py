@@ -244,7 +244,9 @@ def array(call: Call, value: Any) -> np.ndarray:
         raise call.unknown("has weights or settings that depend on the network's input")
     if not isinstance(value, Tensor | int | float) or (isinstance(value, Tensor) and value.is_complex()):
         raise call.unknown(f"has {type(value).__name__} for weights")
-    found: np.ndarray = torch.as_tensor(value).detach().double().cpu().numpy()
+    # a number of Python's is a float64; torch would make a float32 of it
+    wide = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    found: np.ndarray = wide.detach().double().cpu().numpy()
     if not np.all(np.isfinite(found)):
         raise call.unknown("has NaN or infinite weights: no bound can be given")
     return found
