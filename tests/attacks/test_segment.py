@@ -35,12 +35,12 @@ def _view(target: Target) -> View:
 
 @pytest.mark.parametrize("norm", [Norm.L2, Norm.LINF, Norm.L1])
 @pytest.mark.parametrize("times", [1.04, 1.7, 6.0])
-def test_a_candidate_beyond_the_boundary_is_drawn_in_to_a_five_hundredth(norm: Norm, times: float) -> None:
+def test_a_candidate_beyond_the_boundary_is_drawn_in_to_a_three_hundredth(norm: Norm, times: float) -> None:
     known, x, y, best = _start(norm, times)
     draw_in(_view(known.target), best, x, y, Untargeted(), DRAWS, norm=norm, tries=10)
     exact = torch.from_numpy(known.distance(x, norm))
     assert bool((best.distance >= exact).all())
-    assert bool((best.distance <= exact * 1.0021).all())
+    assert bool((best.distance <= exact * 1.0033).all())
     assert known.label(best.point).tolist() == [1, 1, 1]
 
 
@@ -48,7 +48,7 @@ def test_it_takes_few_points_where_the_candidate_is_near() -> None:
     known, x, y, best = _start(Norm.L2, 1.04)
     view = _view(known.target)
     draw_in(view, best, x, y, Untargeted(), DRAWS, norm=Norm.L2, tries=50)
-    assert int(view.counts.queries.max()) <= 5
+    assert int(view.counts.queries.max()) <= 3
 
 
 def test_no_point_is_tried_beyond_the_limit_and_none_without_a_candidate() -> None:
@@ -67,7 +67,7 @@ def test_a_candidate_that_the_search_was_wrong_about_is_led_outward() -> None:
     draw_in(_view(known.target), best, x, y, Untargeted(), DRAWS, norm=Norm.L2, tries=10)
     exact = torch.from_numpy(known.distance(x, Norm.L2))
     assert known.label(best.point).tolist() == [1, 1, 1]
-    assert bool((best.distance <= exact * 1.0021).all())
+    assert bool((best.distance <= exact * 1.0033).all())
 
 
 def test_a_candidate_that_leads_nowhere_is_forgotten_and_kept_for_the_judge() -> None:

@@ -22,6 +22,7 @@ from calipers.threat.threat_model import Norm, ThreatModel
 __all__ = ["DDN"]
 
 _LAST_STEP = 0.01
+_TINY = 1e-30
 
 
 @final
@@ -99,7 +100,7 @@ class DDN(GradientAttack):
             delta = delta + (step_size * radius).view(wide) * steepest(found.gradient, Norm.L2)
             radius = radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma)
             radius = torch.minimum(radius, furthest)
-            delta = radius.view(wide) * steepest(delta, Norm.L2)
+            delta = delta * (radius / size(delta, Norm.L2).clamp_min(_TINY)).view(wide)
         point = (x + delta).clamp(low, high)
         logits = scores(view, point, y, goal, draws.fold(self.steps - 1))
         best.offer(None, point, leads(logits, y, goal, num_classes=view.num_classes))

@@ -18,7 +18,7 @@ __all__ = ["draw_in", "leads", "scores"]
 _SLACK = 1e-5
 _FIRST = 0.9
 _ASIDE = 0.02
-_NARROW = 2e-3
+_NEAR = 2.5e-3
 _VOTES = 40
 _ENOUGH = 0.75
 _OUTWARD = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
@@ -89,8 +89,8 @@ def draw_in(
     The points between are the projections of the perturbation onto smaller balls of the norm: in l2 those of the
     straight segment, in linf its clipped forms, in l1 its soft thresholds, in l0 its largest coordinates. Since a
     search ends near the boundary, the first is at nine tenths of the size; then the gap is divided where a straight
-    line through the leads at its ends crosses 0, a little outward of that and a little inward in turns, until it is
-    narrower than a five-hundredth. Every point that counts was passed forward.
+    line through the leads at its ends crosses 0, a little outward of that and a little inward in turns, until that line
+    leaves no more than a four-hundredth to gain. Every point that counts was passed forward.
 
     The best point itself is asked first. A search that sees other scores than the classifier's own, such as means over
     transformations, may have been wrong about it, and one draw of a randomized classifier decides nothing: there three
@@ -124,15 +124,16 @@ def draw_in(
         reached, ahead = way.ask(high, failed)
         below, above = torch.where(failed, above, below), torch.where(failed, ahead, above)
         failed = failed & ~reached
+    straight = not view.stochastic and norm is not Norm.L0
     for attempt in range(1, tries):
-        wide = ~failed & (high - low > _NARROW * high)
+        crossing = below / (below - above) if straight else torch.full_like(low, torch.nan)
+        left = (high - low) * torch.where(crossing.isfinite(), 1 - crossing, 1)
+        wide = ~failed & (left > _NEAR * high)
         if not bool(wide.any()):
             break
         aside = _ASIDE if attempt % 2 == 0 else -_ASIDE
-        crossing = (below / (below - above) + aside).clamp(_ASIDE, 1 - _ASIDE)
-        if view.stochastic:
-            crossing = torch.full_like(low, 0.5)
-        middle = low + (high - low) * torch.where(crossing.isfinite(), crossing, 0.5)
+        crossing = torch.where(crossing.isfinite(), (crossing + aside).clamp(_ASIDE, 1 - _ASIDE), 0.5)
+        middle = low + (high - low) * crossing
         if attempt == 1:
             middle = torch.where(low == 0, _FIRST, middle)
         reached, ahead = way.ask(middle, wide)
