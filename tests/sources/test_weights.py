@@ -114,7 +114,7 @@ def test_a_number_format_is_another_classifier(tmp_path: Path) -> None:
 
 def test_the_architecture_must_be_said_and_known(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "net.safetensors")
-    with pytest.raises(BadReference, match="add arch= with one of cnn28, resnet20"):
+    with pytest.raises(BadReference, match="add arch= with one of cnn28, lipmlp28, .*resnet20"):
         load_model(f"file:{tmp_path / 'net.safetensors'}")
     with pytest.raises(BadReference, match="arch is 'resnet18': the built-in ones are cnn28"):
         load_model(f"file:{tmp_path / 'net.safetensors'}?arch=resnet18")
