@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from calipers.gradients.estimator import Autograd
     from calipers.gradients.finite_differences import NES, SPSA
     from calipers.gradients.reparameterization import Reparameterization
+    from calipers.runs.catalog import load_model
     from calipers.runs.spec import RunSpec
     from calipers.runs.store import RunStore
     from calipers.sources.datasets import load_dataset
     from calipers.sources.inputs import Dataset
-    from calipers.sources.models import load_model
     from calipers.target.target import Access, Target
     from calipers.threat.threat_model import ABSTAIN, Norm, Targeted, ThreatModel, Untargeted
 
@@ -107,11 +107,11 @@ _HOMES = {
     "calipers.gradients.estimator": ("Autograd",),
     "calipers.gradients.finite_differences": ("NES", "SPSA"),
     "calipers.gradients.reparameterization": ("Reparameterization",),
+    "calipers.runs.catalog": ("load_model",),
     "calipers.runs.spec": ("RunSpec",),
     "calipers.runs.store": ("RunStore",),
     "calipers.sources.datasets": ("load_dataset",),
     "calipers.sources.inputs": ("Dataset",),
-    "calipers.sources.models": ("load_model",),
     "calipers.target.target": ("Access", "Target"),
     "calipers.threat.threat_model": ("ABSTAIN", "Norm", "Targeted", "ThreatModel", "Untargeted"),
 }

@@ -6,11 +6,13 @@ import ast
 import math
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calipers.errors import UsageError
+from calipers.errors import BadReference, UsageError
 from calipers.sources.datasets import list_datasets
-from calipers.sources.models import list_models
+from calipers.sources.models import LoadedModel, list_models, load_model, open_model, register_loader
+from calipers.sources.reference import Reference
 from calipers.threat.threat_model import Norm
 from calipers.threat.units import parse_size
 
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from calipers.certificates.smoothing.certifier import VotePredictor
     from calipers.certificates.smoothing.noise import Noise
     from calipers.certificates.smoothing.stopping import StoppingRule
+    from calipers.defenses.base import Defense
 
 __all__ = [
     "ATTACKS",
+    "DEFENSES",
     "NOISES",
     "build",
     "build_attack",
@@ -34,9 +38,12 @@ __all__ = [
     "build_stopping",
     "list_datasets",
     "list_models",
+    "load_model",
     "name_attack",
     "name_noise",
+    "named_defense",
     "names",
+    "open_model",
     "read_norm",
     "read_radii",
     "read_size",
@@ -97,6 +104,19 @@ ATTACKS = {
     "transfer": "Transfer",
 }
 """The attacks by the names that users write."""
+
+DEFENSES = {
+    "thermometer": "calipers.defenses.thermometer:Thermometer",
+    "lid": "calipers.defenses.lid:LocalIntrinsicDimension",
+    "input-transformations": "calipers.defenses.input_transformations:InputTransformations",
+    "stochastic-activation-pruning": "calipers.defenses.stochastic_activation_pruning:StochasticActivationPruning",
+    "randomization": "calipers.defenses.randomization:Randomization",
+    "pixel-defend": "calipers.defenses.pixel_defend:PixelDefend",
+    "defense-gan": "calipers.defenses.defense_gan:DefenseGAN",
+    "adversarial-training": "calipers.defenses.adversarial_training:AdversarialTraining",
+    "cascade": "calipers.defenses.cascade:Cascade",
+}
+"""The nine defenses of ICLR 2018, in the order of the case study's table."""
 
 NOISES = {"gaussian": "Gaussian", "laplace": "Laplace", "uniform": "Uniform"}
 """The noises by the names that users write."""
@@ -187,6 +207,39 @@ def field_of(text: str, name: str) -> object:
         if keyword.arg == name:
             return _value(keyword.value)
     raise UsageError(f"{_short(text)} has no field {name}")
+
+
+def named_defense(name: str, *, weights: Path | None = None) -> Defense:
+    """Make one of the nine defenses; loads torch.
+
+    Args:
+        name: one of `DEFENSES`.
+        weights: the folder of its trained parts; those that ship if None.
+
+    Returns:
+        The defense.
+
+    Raises:
+        BadReference: if no defense has this name.
+    """
+    if name not in DEFENSES:
+        raise BadReference(f"no defense of ICLR 2018 is called {name!r}: there are {', '.join(DEFENSES)}")
+    module, _, kind = DEFENSES[name].partition(":")
+    made: Defense = getattr(import_module(module), kind)(weights)
+    return made
+
+
+def _load_defense(reference: Reference, device: str) -> LoadedModel:
+    # The classifier that iclr2018:NAME or iclr2018:NAME/VARIANT names
+    name, _, variant = reference.path.partition("/")
+    folder = reference.option("weights")
+    defense = named_defense(name, weights=Path(folder) if folder else None)
+    target = defense.target(variant, device=device)
+    target.name = reference.text
+    return LoadedModel(target, (("paper", f"{defense.paper.authors}, {defense.paper.source}"),))
+
+
+register_loader("iclr2018", _load_defense)
 
 
 def build_certifier(text: str) -> Certifier:

@@ -96,8 +96,8 @@ def verify(
     import torch
 
     from calipers.attacks.geometry import distances, inside_box
+    from calipers.runs.catalog import load_model
     from calipers.sources.datasets import load_dataset
-    from calipers.sources.models import load_model
 
     found = read_adversarial(adversarial)
     dataset = load_dataset(data, trust_code=trust_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
     from calipers.sources.network import Network
     from calipers.target import Precision, Target
 
-__all__ = ["LoadedModel", "list_models", "load_model", "open_model"]
+__all__ = ["LoadedModel", "list_models", "load_model", "open_model", "register_loader"]
+
+Loader = Callable[[Reference, str], "LoadedModel"]
+"""From a reference and a device to a classifier."""
+
+_LOADERS: dict[str, Loader] = {}
 
 
 @final
@@ -31,6 +37,16 @@ class LoadedModel:
     target: Target
     description: tuple[tuple[str, str], ...]
     code: str = ""
+
+
+def register_loader(scheme: str, loader: Loader) -> None:
+    """Say how models of a scheme are loaded that is made above this floor: the defenses.
+
+    Args:
+        scheme: its name, one of those in `MODEL_SCHEMES`.
+        loader: maps a reference and a device to the classifier.
+    """
+    _LOADERS[scheme] = loader
 
 
 def load_model(
@@ -88,7 +104,10 @@ def open_model(
     from calipers.target import Access
 
     parsed = parse_reference(reference, MODEL_SCHEMES, what="model")
-    found = _find(parsed, trust_code=trust_code, input_shape=input_shape)
+    if parsed.scheme in _LOADERS:
+        found: Network | LoadedModel = _LOADERS[parsed.scheme](parsed, device)
+    else:
+        found = _find(parsed, trust_code=trust_code, input_shape=input_shape)
     if isinstance(found, Network):
         target = make_target(found, precision=precision, device=device, name=parsed.text)
         told = (*found.facts, *_shape(target), *found.feeding.describe())

@@ -64,6 +64,12 @@ class Listing:
 MODEL_SCHEMES: Final = (
     Scheme("bundled", "bundled:NAME", "ships with the package"),
     Scheme(
+        "iclr2018",
+        "iclr2018:NAME",
+        "a defense of ICLR 2018, or iclr2018:NAME/VARIANT, with the weights that ship or those of a folder",
+        ("weights",),
+    ),
+    Scheme(
         "file",
         "file:model.safetensors?arch=NAME",
         "weights for one of the built-in architectures: safetensors, or a torch file without code in it; "

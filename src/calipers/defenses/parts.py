@@ -1,0 +1,126 @@
+"""The trained parts of defenses: the network that they share, and files of weights and of training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from calipers.errors import MissingFile, StoreNotWritable
+
+__all__ = ["BUNDLED", "about_part", "load_part", "part_file", "save_part", "small_network", "training_images"]
+
+BUNDLED: Final = Path(__file__).parent / "bundled"
+"""The folder of the parts that ship."""
+
+
+def small_network(channels: int = 1, *, num_classes: int = 10) -> nn.Sequential:
+    """Build the network of 93 000 weights that defenses are put in front of, for images of 28 x 28.
+
+    Args:
+        channels: of its input.
+        num_classes: the number of logits.
+
+    Returns:
+        The network, with torch's own initial weights.
+    """
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(64, 32, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, num_classes)),
+    )
+
+
+def part_file(name: str, folder: Path | None) -> Path:
+    """Find the file of a part.
+
+    Args:
+        name: of the part.
+        folder: where to look; among those that ship if None.
+
+    Returns:
+        Its path.
+
+    Raises:
+        MissingFile: if it is not there.
+    """
+    path = (folder or BUNDLED) / f"{name}.safetensors"
+    if not path.is_file():
+        raise MissingFile(f"there is no file {path}: `calipers train iclr2018` writes it")
+    return path
+
+
+def load_part(net: nn.Module, name: str, folder: Path | None) -> nn.Module:
+    """Fill a network with the weights of a part.
+
+    Args:
+        net: the network, whose weights are replaced.
+        name: of the part.
+        folder: where its file is; among those that ship if None.
+
+    Returns:
+        The same network in evaluation mode, float32.
+    """
+    state = {key: value.float() for key, value in load_file(part_file(name, folder)).items()}
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def save_part(net: nn.Module, name: str, folder: Path, *, about: dict[str, str]) -> Path:
+    """Write the weights of a part in float16, with a note of what they are.
+
+    Args:
+        net: the network.
+        name: of the part.
+        folder: where the file goes.
+        about: what the file says of itself: how it was trained, on what, how good it is.
+
+    Returns:
+        The file.
+
+    Raises:
+        StoreNotWritable: if it cannot be written.
+    """
+    path = folder / f"{name}.safetensors"
+    state = {key: value.detach().cpu().half().contiguous() for key, value in net.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, path, metadata=about)
+    except OSError as problem:
+        raise StoreNotWritable(
+            f"{path} cannot be written ({problem.strerror}): choose another place"
+        ) from None
+    return path
+
+
+def training_images() -> tuple[Float[Tensor, "images 1 28 28"], Int[Tensor, " images"]]:
+    """Read the training images that ship: what quilting takes patches from, and LID's reference.
+
+    Returns:
+        The first 600 images of Fashion-MNIST's training set, float32 in [0, 1], and their classes.
+    """
+    with np.load(BUNDLED / "fashion-mnist-train.npz", allow_pickle=False) as archive:
+        images = torch.from_numpy(archive["images"]).float() / 255
+        return images[:, None], torch.from_numpy(archive["labels"]).long()
+
+
+def about_part(name: str, folder: Path | None) -> dict[str, str]:
+    """Read what the file of a part says of itself.
+
+    Args:
+        name: of the part.
+        folder: where its file is; among those that ship if None.
+
+    Returns:
+        The note.
+    """
+    with safe_open(str(part_file(name, folder)), framework="pt") as opened:
+        return dict(opened.metadata() or {})
