@@ -13,8 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from calipers.errors import MissingFile, StoreNotWritable
+from calipers.sources.network import Network
+from calipers.sources.reference import MODEL_SCHEMES, parse_reference
+from calipers.sources.shipped import MODEL_SUFFIX, shipped_file
+from calipers.sources.weights import load_network
 
-__all__ = ["BUNDLED", "about_part", "load_part", "part_file", "save_part", "small_network", "training_images"]
+__all__ = [
+    "BUNDLED",
+    "about_part",
+    "bundled_network",
+    "load_part",
+    "part_file",
+    "save_part",
+    "small_network",
+    "training_images",
+]
 
 BUNDLED: Final = Path(__file__).parent / "bundled"
 """The folder of the parts that ship."""
@@ -37,6 +50,19 @@ def small_network(channels: int = 1, *, num_classes: int = 10) -> nn.Sequential:
         *(nn.Conv2d(64, 32, 3, stride=2, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, num_classes)),
     )
+
+
+def bundled_network(name: str) -> Network:
+    """Read a pretrained network that ships with calipers, to put a defense around it.
+
+    Args:
+        name: what stands after ``bundled:``, such as ``fashion-cnn28-plain``.
+
+    Returns:
+        The network in evaluation mode, and how it is fed.
+    """
+    reference = parse_reference(f"bundled:{name}", MODEL_SCHEMES, what="model")
+    return load_network(reference, shipped_file(name, suffix=MODEL_SUFFIX, what="model"))
 
 
 def part_file(name: str, folder: Path | None) -> Path:
