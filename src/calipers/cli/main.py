@@ -19,9 +19,11 @@ from calipers.cli import (
     models,
     predict,
     recertify,
+    reproduce,
     runs,
     show,
     train,
+    train_defenses,
     verify,
 )
 
@@ -44,6 +46,7 @@ for name, verb in (
     ("attack", attack.attack),
     ("bracket", bracket.bracket),
     ("verify", verify.verify),
+    ("reproduce", reproduce.reproduce),
     ("recertify", recertify.recertify),
     ("show", show.show),
     ("runs", runs.runs),
@@ -53,6 +56,7 @@ for name, verb in (
     ("datasets", datasets.datasets),
 ):
     app.command(name)(verb)
+train.app.command("iclr2018")(train_defenses.iclr2018)
 app.add_typer(train.app, name="train")
 
 

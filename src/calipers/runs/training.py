@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _Tell = Callable[[TrainingProgress], None]
 
-__all__ = ["Trained", "TrainingStep", "train_adversarial", "train_lipschitz", "train_noise"]
+__all__ = ["Trained", "TrainingStep", "arrays_of", "train_adversarial", "train_lipschitz", "train_noise"]
 
 
 @final
@@ -267,8 +267,8 @@ def _train(
         raise StoreNotWritable(f"{output} is there already: name another file with -o, or remove it")
     state = checkpoint or output.with_name(output.name + ".checkpoint")
     state.parent.mkdir(parents=True, exist_ok=True)
-    images, labels, classes = _arrays(load_dataset(data, trust_code=trust_code), num_classes)
-    tested = None if test is None else _arrays(load_dataset(test, trust_code=trust_code), classes)
+    images, labels, classes = arrays_of(load_dataset(data, trust_code=trust_code), num_classes)
+    tested = None if test is None else arrays_of(load_dataset(test, trust_code=trust_code), classes)
     if on_note is not None:
         on_note(f"{len(images)} images of {data}, {classes} classes; {recipe!r}")
 
@@ -293,8 +293,19 @@ def _train(
     return Trained(output, recipe.arch, repr(recipe), measured, len(images))
 
 
-def _arrays(data: Dataset, num_classes: int | None) -> tuple[Tensor, Tensor, int]:
-    # All images as bytes where they are 8-bit images, as float32 otherwise; their labels; the number of classes.
+def arrays_of(data: Dataset, num_classes: int | None) -> tuple[Tensor, Tensor, int]:
+    """Read a whole labelled data set.
+
+    Args:
+        data: the data set.
+        num_classes: the number of classes; that of the data if None.
+
+    Returns:
+        All images, as bytes where they are 8-bit images and as float32 otherwise; their labels; the number of classes.
+
+    Raises:
+        InvalidInput: if one has no label.
+    """
     import torch
 
     labels = data.labels[data.indices]

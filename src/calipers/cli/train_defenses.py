@@ -1,0 +1,72 @@
+"""`calipers train iclr2018`: the trained parts of the nine defenses."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calipers.cli import options
+from calipers.cli.console import speaking
+from calipers.cli.measured_run import this_command
+from calipers.cli.progress import spoken_seconds
+
+__all__ = ["iclr2018"]
+
+
+def iclr2018(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Defenses; all that have something to train if left out."),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="Fashion-MNIST's training images, such as 'idx:FOLDER?split=train'.",
+            rich_help_panel="What is measured",
+        ),
+    ] = "",
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Where the parts go; those that are there are left alone.",
+            rich_help_panel="How it is run",
+        ),
+    ] = Path("iclr2018"),
+    share: Annotated[
+        float,
+        typer.Option(
+            "--share",
+            metavar="PART",
+            help="Take that part of the images and epochs, from 0 to 1, to try things out.",
+            rich_help_panel="How it is run",
+        ),
+    ] = 1.0,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train the parts of defenses: networks, a PixelCNN, a generator. Says beforehand how long it takes."""
+    with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
+        from calipers.runs.defense_training import expected_minutes, train_defenses
+
+        expected = expected_minutes(names or ())
+        told = ", ".join(f"{name} {minutes:g} min" for name, minutes in expected.items())
+        total = spoken_seconds(60 * share * sum(expected.values()))
+        say.note(f"on two cores about {total} ({told})")
+        say.on_interrupt = [f"stopped: finished parts are in {output}; to go on:  {this_command()}"]
+        begun = time.monotonic()
+        written = train_defenses(tuple(expected), data=data, folder=output, share=share, tell=say.note)
+        say.answer(
+            {"files": [str(path) for path in written], "seconds": time.monotonic() - begun},
+            *(str(path) for path in written),
+            f"trained in {spoken_seconds(time.monotonic() - begun)}; to measure them:  calipers reproduce iclr2018 "
+            f"--weights {output}",
+        )
