@@ -1,0 +1,130 @@
+"""The table of a case study: what counts as fallen, what counts as clean, and what stands in which column."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from calipers.errors import UsageError
+from calipers.evidence.records import Attempt
+from calipers.report.case_study import CaseLine, case_line, case_tables, summary_table
+from calipers.report.distortion import accuracy_by_size
+from calipers.statistics.intervals import clopper_pearson_interval
+
+FOUND = Attempt(
+    index=0,
+    label=3,
+    prediction=7,
+    method="PGD()",
+    target="t",
+    input_digest="",
+    seed=0,
+    seconds=2.0,
+    success=True,
+    undetermined=False,
+    distance=0.75,
+    norm="l2",
+    eps=None,
+    goal="Untargeted()",
+    judge="Judge()",
+    wins=1,
+    draws=1,
+    flips=0,
+    queries=10,
+    forwards=10,
+    backwards=10,
+    reason="found",
+)
+WRONG = replace(FOUND, index=1, distance=0.0, reason="already wrong")
+STANDS = replace(FOUND, index=2, success=False, prediction=3, reason="not found", wins=0)
+FLAT = replace(STANDS, index=3, reason="no gradient")
+OPEN = replace(FOUND, index=4, success=False, undetermined=True, reason="not found")
+PUBLISHED = {
+    "data": "CIFAR-10",
+    "threat": "linf 8/255",
+    "clean": "90",
+    "claimed": "80",
+    "adaptive": "0",
+    "note": "",
+}
+
+
+def line(
+    *rows: Attempt, role: str = "adaptive", family: str = "", within: float | None = None, name: str = "d"
+) -> CaseLine:
+    return case_line(
+        rows,
+        defense=name,
+        authors="A. and B. 2018",
+        source="arXiv:0",
+        published=PUBLISHED,
+        role=role,
+        what="PGD",
+        family=family,
+        size="linf 0.1",
+        within=within,
+    )
+
+
+def test_wrong_fallen_and_undetermined_inputs_do_not_stand() -> None:
+    found = line(FOUND, WRONG, STANDS, FLAT, OPEN)
+    assert found.inputs == 5
+    assert found.clean == pytest.approx(4 / 5)
+    assert found.robust == pytest.approx(2 / 5)
+    assert found.undetermined == 1
+    assert found.no_gradient == 1
+    assert found.seconds == 10
+    exact = clopper_pearson_interval(2, 5, confidence=0.95)
+    assert (found.lower, found.upper) == (float(exact.lower), float(exact.upper))
+    assert found.distance == 0.75  # the input that is wrong already is not among the distances
+
+
+def test_what_is_found_beyond_the_size_does_not_count() -> None:
+    assert line(FOUND, STANDS, within=0.5).robust == 1
+    assert line(FOUND, STANDS, within=0.75).robust == 0.5
+    assert line(FOUND, WRONG, within=0.0).robust == 0.5
+    assert math.isinf(line(FOUND, within=0.5).distance)
+
+
+def test_draws_that_fail_are_told_with_and_without_the_attack() -> None:
+    found = line(replace(FOUND, draws=10, wins=9, flips=1), replace(STANDS, draws=10, wins=3, flips=2))
+    assert found.rate == pytest.approx(0.6)
+    assert found.flips == pytest.approx(0.15)
+    assert line(FOUND).rate is None
+
+
+def test_the_summary_takes_the_strongest_of_a_role_and_a_row_for_each_mechanism() -> None:
+    lines = [
+        line(STANDS, STANDS, role="naive", family="jpeg"),
+        line(FOUND, STANDS, role="naive", family="jpeg"),
+        line(FOUND, FOUND, role="adaptive", family="jpeg"),
+        line(STANDS, STANDS, role="naive", family="crop"),
+    ]
+    table = summary_table(lines)
+    assert [row[0] for row in table.rows] == ["d, jpeg", "d, crop"]
+    named = dict(zip(table.columns, table.rows[0], strict=True))
+    assert named["naive"] == "50.0"
+    assert named["adaptive"] == "0.0"
+    assert named["undefended"] == "-"
+    assert named["adaptive, in the literature"] == "0"
+
+
+def test_a_table_for_each_defense_with_what_its_paper_printed() -> None:
+    first, second = case_tables([line(FOUND, FLAT), line(STANDS, name="e")])
+    assert first.title.startswith("d  A. and B. 2018, arXiv:0, 2 images")
+    assert "claimed 80, adaptive 0" in first.notes[0]
+    assert "1 of 2 searches saw a gradient of 0" in first.notes[1]
+    assert second.title.startswith("e  ")
+
+
+def test_no_attempts_are_refused() -> None:
+    with pytest.raises(UsageError, match="d: PGD has no attempts"):
+        line()
+
+
+def test_what_falls_at_one_size_falls_at_every_larger_one() -> None:
+    missed = replace(FOUND, success=False, reason="not found")
+    curve = accuracy_by_size({0.1: [FOUND, WRONG, STANDS], 0.2: [missed, WRONG, STANDS]})
+    assert [point[:2] for point in curve] == [(0.0, 2 / 3), (0.1, 1 / 3), (0.2, 1 / 3)]
