@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 from calipers.errors import StoreCorrupt
 from calipers.threat.threat_model import ABSTAIN
 
-__all__ = ["AnyRecord", "Attempt", "Certificate", "Prediction", "Record", "record_from_json"]
+__all__ = [
+    "Answer",
+    "AnyRecord",
+    "Attempt",
+    "Certificate",
+    "Finding",
+    "Prediction",
+    "Record",
+    "record_from_json",
+]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -189,6 +198,55 @@ class Attempt(Record):
     def rate(self) -> float:
         """The share of draws in which the goal was reached."""
         return self.wins / self.draws
+
+
+Answer = Literal["green", "red", "open"]
+"""Nothing speaks against the gradient; something does; or the check could not be made."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check of a diagnosis says, of a classifier as a whole or of one of its modules.
+
+    A red finding is a reason to distrust an attack. Green ones, however many, prove nothing.
+
+    Args:
+        check: the name of the check, which is that of its page in the documentation.
+        statistic: what was measured; NaN where the check could not be made.
+        threshold: where red begins.
+        verdict: ``green``, ``red``, or ``open`` where the check could not be made.
+        measured: the statistic in words, with its unit and its interval where it has one.
+        explanation: what the verdict means.
+        remedy: what to do about it; empty where nothing is to be done.
+        module: the path of the module that it speaks of; empty for the whole classifier.
+        power: what the check could have seen with the inputs and the time that it had.
+        seconds: the time it took.
+    """
+
+    check: str
+    statistic: float
+    threshold: float
+    verdict: Answer
+    measured: str
+    explanation: str
+    remedy: str
+    module: str = ""
+    power: str = ""
+    seconds: float = 0.0
+
+    @property
+    def page(self) -> str:
+        """The page of the documentation that explains the check."""
+        return f"diagnosis/{self.check}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as plain values for JSON.
+
+        Returns:
+            A mapping.
+        """
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "page": self.page}
 
 
 AnyRecord = Certificate | Prediction | Attempt
