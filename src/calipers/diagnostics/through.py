@@ -230,7 +230,8 @@ class Through:
             One value a row.
         """
         parts = [step.reshape(len(step), -1).double() for step in self.steps]
-        return torch.cat(parts, 1).norm(dim=1)
+        length: Tensor = torch.cat(parts, 1).norm(dim=1)
+        return length
 
     def _noise(self, step: Tensor, generator: torch.Generator) -> Tensor:
         # a direction that is not the one between the inputs, as long as it, in all coordinates

@@ -1,0 +1,144 @@
+"""AutoAttack's warning flags: what in a classifier makes a standard evaluation unreliable.
+
+Reference: Croce and Hein 2020, arXiv:2003.01690; the thresholds are those of the authors' code.
+
+Differs from the code: an optimization inside the forward pass is seen by the backward operations that run in it.
+"""
+
+import math
+from time import perf_counter
+
+import torch
+
+from calipers.diagnostics.capture import capture
+from calipers.diagnostics.case import Case, Ran
+from calipers.diagnostics.indicators import without_gradient
+from calipers.evidence.records import Finding
+from calipers.target import Access
+
+__all__ = [
+    "few_classes",
+    "optimization_at_inference",
+    "randomized",
+    "softmax_output",
+    "square_better",
+    "zero_gradient",
+]
+
+_PASSES = 5
+_APART = 1e-4
+_SLACK = 1e-5
+_ROWS = 64
+
+
+def randomized(case: Case) -> Finding:
+    """Compare the normalized scores of five passes.
+
+    Args:
+        case: the case.
+
+    Returns:
+        The finding; its statistic is the largest l2 distance.
+    """
+    name, began, rows = "randomized", perf_counter(), list(range(len(case.x)))[:_ROWS]
+    if case.target.access < Access.SCORES:
+        answers = [
+            case.target.predict(case.x[rows], draws=case.draws(rows).fold(turn)) for turn in range(_PASSES)
+        ]
+        apart = float(any(bool((each != answers[0]).any()) for each in answers))
+    else:
+        with torch.no_grad():
+            passes = [
+                torch.nn.functional.normalize(
+                    case.target.logits(case.x[rows], draws=case.draws(rows).fold(turn)).float(), dim=1
+                )
+                for turn in range(_PASSES)
+            ]
+        apart = max(float((each - passes[-1]).norm(dim=1).max()) for each in passes)
+    words = f"largest l2 distance of normalized scores in {_PASSES} passes of {len(rows)} inputs"
+    return case.finding(name, apart, _APART, apart > _APART, words, seconds=perf_counter() - began)
+
+
+def softmax_output(case: Case) -> Finding:
+    """Look whether the scores lie in [0, 1] and sum to 1.
+
+    Args:
+        case: the case.
+
+    Returns:
+        The finding; its statistic is the largest distance from that.
+    """
+    name, rows = "softmax-output", list(range(len(case.x)))[:_ROWS]
+    if case.target.access < Access.SCORES:
+        return case.finding(name, math.nan, _SLACK, None, "the classifier gives no scores")
+    with torch.no_grad():
+        scores = case.target.logits(case.x[rows], draws=case.draws(rows)).double()
+    outside = torch.maximum((-scores).amax(), (scores - 1).amax()).clamp_min(0)
+    off = float(torch.maximum(outside, (scores.sum(1) - 1).abs().amax()))
+    return case.finding(name, off, _SLACK, off < _SLACK, "distance of the outputs from probabilities")
+
+
+def zero_gradient(case: Case) -> Finding:
+    """Ask for the gradient of the DLR loss, or of the margin where there are too few classes.
+
+    Args:
+        case: the case.
+
+    Returns:
+        The finding; its statistic is the share of inputs where it is 0.
+    """
+    name, began = "zero-gradient", perf_counter()
+    if case.target.access < case.gradient.access or case.target.access < Access.SCORES:
+        return case.finding(name, math.nan, 0.0, None, "the classifier gives no gradient")
+    share, words = without_gradient(case, "dlr" if case.target.num_classes > 3 else "margin", "a loss")
+    return case.finding(name, share, 0.0, share > 0, words, seconds=perf_counter() - began)
+
+
+def square_better(case: Case, ran: Ran | None) -> Finding:
+    """Compare the accuracy that Square leaves with that of the attack.
+
+    Args:
+        case: the case.
+        ran: what Square found among the inputs that stand.
+
+    Returns:
+        The finding.
+    """
+    if ran is None:
+        return case.finding("square-better", math.nan, 0.002, None, "Square does not search here")
+    return case.more("square-better", ran, what="Square", exact=True)
+
+
+def optimization_at_inference(case: Case) -> Finding:
+    """Count the backward operations that run in one forward pass.
+
+    Args:
+        case: the case.
+
+    Returns:
+        The finding.
+    """
+    name = "optimization-at-inference"
+    if case.target.access < Access.GRADIENTS:
+        return case.finding(name, math.nan, 0.0, None, "the classifier shows no network")
+    found = capture(case.target.module, case.x[:2], case.draws([0, 1][: len(case.x)]))
+    count = max(found.backwards.values(), default=0)
+    return case.finding(name, float(count), 0.0, count > 0, "backward operations in one forward pass")
+
+
+def few_classes(case: Case) -> Finding:
+    """Count the classes: DLR needs 3, its targeted form 4, and the attack as many as it has targets and one more.
+
+    Args:
+        case: the case.
+
+    Returns:
+        The finding.
+    """
+    fields = vars(case.attack)
+    needed = 2
+    if fields.get("loss") == "dlr":
+        needed = 4 if fields.get("targets") else 3
+    needed = max(needed, int(fields.get("targets") or 0) + 1)
+    count = case.target.num_classes
+    return case.finding("few-classes", count, needed, count < needed, f"classes; {needed} are needed")
