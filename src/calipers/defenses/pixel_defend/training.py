@@ -1,0 +1,102 @@
+"""Training of the density that PixelDefend purifies by: a PixelCNN on Fashion-MNIST's training images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from calipers.defenses.base import Tell
+from calipers.defenses.parts import save_part
+from calipers.defenses.pixel_defend.pixel_cnn import PixelCNN, nats
+from calipers.training.parts import train_part
+
+__all__ = ["DENSITY", "bits_per_dimension", "mean_nats", "train_density"]
+
+DENSITY: Final = "pixel-defend-density"
+"""The name of the part."""
+
+_HELD_OUT, _ROWS = 1000, 100
+_EPOCHS, _BATCH, _RATE, _SEED = 2, 32, 2e-3, 0
+
+
+def train_density(
+    images: UInt8[Tensor, "n 1 28 28"], labels: Int[Tensor, " n"], folder: Path, *, share: float, tell: Tell
+) -> Path:
+    """Train the density by maximum likelihood and write it; the last 1 000 training images say how good it is.
+
+    Args:
+        images: training images.
+        labels: their classes, which the density does not see.
+        folder: where the file goes.
+        share: 1 for what ships; less takes the first images only.
+        tell: told after each epoch.
+
+    Returns:
+        The file.
+    """
+    held = images[-_HELD_OUT:] if share >= 1 else images[-_ROWS:]
+    count = max(round(share * (len(images) - len(held))), _BATCH)
+    torch.manual_seed(_SEED)
+    net = train_part(
+        PixelCNN().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        images[:count],
+        labels[:count],
+        mean_nats,
+        recipe="PixelCNN, mixture of logistics, mean nats a pixel",
+        epochs=_EPOCHS,
+        batch_size=_BATCH,
+        learning_rate=_RATE,
+        seed=_SEED,
+        checkpoint=folder / f"{DENSITY}.checkpoint",
+        tell=tell,
+    )
+    bits = bits_per_dimension(net, held)
+    tell(f"{bits:.3f} bits per dimension on {len(held)} training images held out")
+    about = {
+        "what": "PixelCNN of Fashion-MNIST, the density of PixelDefend (arXiv:1710.10766)",
+        "trained": f"{_EPOCHS} epochs of the first {count} training images, batches of {_BATCH}, Adam {_RATE}",
+        "bits per dimension": f"{bits:.3f} on {len(held)} training images held out",
+    }
+    return save_part(net, DENSITY, folder, about=about)
+
+
+def mean_nats(net: nn.Module, x: Tensor, labels: Tensor, noise: torch.Generator) -> Tensor:
+    """Compute the loss of a batch, with products in bfloat16 but for those of the last layer.
+
+    Args:
+        net: a :class:`~calipers.defenses.pixel_defend.pixel_cnn.PixelCNN`.
+        x: images in [0, 1].
+        labels: not looked at.
+        noise: not drawn from.
+
+    Returns:
+        The mean negative log likelihood, in nats a pixel.
+    """
+    assert isinstance(net, PixelCNN), "train_density gives no other network"
+    with torch.autocast(x.device.type, torch.bfloat16):
+        features = net.features(x)
+    return nats(net.last(features.float()), x).mean()
+
+
+def bits_per_dimension(net: nn.Module, images: UInt8[Tensor, "n 1 28 28"]) -> float:
+    """Compute the mean negative log likelihood of images.
+
+    Args:
+        net: a :class:`~calipers.defenses.pixel_defend.pixel_cnn.PixelCNN`.
+        images: 8-bit images.
+
+    Returns:
+        Bits per dimension.
+    """
+    with torch.no_grad():
+        parts = [_nats(net, rows.float() / 255) for rows in images.split(_ROWS)]
+    return float(torch.cat(parts).mean()) / math.log(2)
+
+
+def _nats(net: nn.Module, x: Tensor) -> Tensor:
+    return nats(net(x), x).double()
