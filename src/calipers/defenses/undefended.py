@@ -1,0 +1,115 @@
+"""The small network trained plainly: what thermometer encoding and cascade training are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calipers.defenses.base import Tell
+from calipers.defenses.parts import load_part, save_part, small_network
+from calipers.target import Target
+from calipers.training.parts import train_part
+
+__all__ = ["UNDEFENDED", "begun", "plain_loss", "portion", "train_undefended", "undefended_target"]
+
+UNDEFENDED: Final = "undefended"
+"""The name of the part."""
+
+_EPOCHS = 8
+_SHAPE = (1, 28, 28)
+
+
+def plain_loss(net: nn.Module, images: Tensor, labels: Tensor, noise: torch.Generator) -> Tensor:
+    """Compute the cross-entropy, with products in bfloat16.
+
+    Args:
+        net: the network.
+        images: what it takes.
+        labels: their classes.
+        noise: not drawn from.
+
+    Returns:
+        The mean.
+    """
+    with torch.autocast(images.device.type, torch.bfloat16):
+        scores = net(images)
+    return functional.cross_entropy(scores.float(), labels)
+
+
+def portion(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Take the first images of a training set, at least 256.
+
+    Args:
+        images: all.
+        labels: their classes.
+        share: how much of them.
+
+    Returns:
+        Images and classes.
+    """
+    count = max(round(share * len(images)), 256)
+    return images[:count], labels[:count]
+
+
+def begun(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network with initial weights from a seed.
+
+    Args:
+        make: a function that builds it.
+        seed: of the weights.
+
+    Returns:
+        The network, in the memory format in which convolutions are fast.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        net = make()
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
+    """Train the network, unless its file is there.
+
+    Args:
+        images: training images, uint8.
+        labels: their classes.
+        folder: where the file goes.
+        share: of images and epochs.
+        tell: told in words how far it is.
+    """
+    if (folder / f"{UNDEFENDED}.safetensors").is_file():
+        return
+    epochs = max(round(share * _EPOCHS), 1)
+    net = begun(small_network, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    train_part(
+        net,
+        *portion(images, labels, share),
+        plain_loss,
+        recipe="plain",
+        epochs=epochs,
+        checkpoint=folder / f"{UNDEFENDED}.partial",
+        tell=lambda words: tell(f"{UNDEFENDED}: {words}"),
+    )
+    save_part(
+        net, UNDEFENDED, folder, about={"recipe": f"cross-entropy, {epochs} epochs", "share": f"{share:g}"}
+    )
+
+
+def undefended_target(folder: Path | None, device: str) -> Target:
+    """Make the classifier.
+
+    Args:
+        folder: where its file is; among those that ship if None.
+        device: where it runs.
+
+    Returns:
+        The target.
+    """
+    net = load_part(small_network(), UNDEFENDED, folder)
+    return Target(net, num_classes=10, input_shape=_SHAPE, device=device, name=UNDEFENDED)
