@@ -65,6 +65,7 @@ _PLACES = {
     "SPSA": "calipers.gradients.finite_differences",
     "AdditiveNoise": "calipers.gradients.transformations",
     "Drawn": "calipers.gradients.transformations",
+    "ResizeAndPad": "calipers.defenses.randomization",
     "Reparameterization": "calipers.gradients.reparameterization",
     "TanhBox": "calipers.gradients.reparameterization",
     "PGD": "calipers.attacks.pgd",
@@ -86,6 +87,7 @@ _PLACES = {
     "HopSkipJump": "calipers.attacks.hop_skip_jump",
     "RandomSearch": "calipers.attacks.random_search",
     "Transfer": "calipers.attacks.transfer",
+    "LogitSpacePGA": "calipers.defenses.thermometer.logit_space",
 }
 
 ATTACKS = {
