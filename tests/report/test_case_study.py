@@ -128,3 +128,11 @@ def test_what_falls_at_one_size_falls_at_every_larger_one() -> None:
     missed = replace(FOUND, success=False, reason="not found")
     curve = accuracy_by_size({0.1: [FOUND, WRONG, STANDS], 0.2: [missed, WRONG, STANDS]})
     assert [point[:2] for point in curve] == [(0.0, 2 / 3), (0.1, 1 / 3), (0.2, 1 / 3)]
+
+
+def test_where_neither_was_shown_both_readings_are_told() -> None:
+    table = summary_table([line(FOUND, STANDS, OPEN, OPEN)])
+    assert dict(zip(table.columns, table.rows[0], strict=True))["adaptive"] == "25.0 to 75.0"
+    (table,) = case_tables([line(FOUND, STANDS, OPEN, OPEN)])
+    assert "25.0 to 75.0" in table.rows[0]
+    assert not any("draws" in column for column in table.columns)

@@ -26,6 +26,7 @@ __all__ = ["reproduce"]
 STUDIES = ("iclr2018",)
 DATA = "bundled:fashion-mnist"
 INPUTS, QUICK_INPUTS = 50, 16
+BUDGET, QUICK_BUDGET = 20.0, 5.0
 
 
 def reproduce(
@@ -61,6 +62,23 @@ def reproduce(
             rich_help_panel="What is measured",
         ),
     ] = None,
+    prescribe: Annotated[
+        bool,
+        typer.Option(
+            "--prescribe/--no-prescribe",
+            help="Diagnose each defense as well, and attack it as the diagnosis alone prescribes.",
+            rich_help_panel="What is measured",
+        ),
+    ] = True,
+    budget: Annotated[
+        float,
+        typer.Option(
+            "--budget",
+            metavar="SECONDS",
+            help="For the diagnosis of each mechanism, and as many again for the choice of an attack.",
+            rich_help_panel="How it is run",
+        ),
+    ] = BUDGET,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +126,8 @@ def reproduce(
             say.warn(
                 f"out of time: {len(lines)} of {len(rows)} measurements are done; to go on:  {this_command()}"
             )
+        elif prescribe:
+            lines = _with_prescriptions(say, rows, lines, question, QUICK_BUDGET if quick else budget)
         drawn = "" if figure is None else _draw(say, question, figure)
         _answer(say, lines, time.monotonic() - begun, drawn)
 
@@ -128,9 +148,7 @@ def _inputs(*, quick: bool, limit: int | None, sample: int | None) -> int | None
 def _measured(
     say: Say, rows: tuple[CaseRow, ...], question: Question, deadline: float | None
 ) -> list[CaseLine]:
-    from calipers.report.case_study import case_line
     from calipers.runs.reproduce import measure_case
-    from calipers.runs.store import RunStore
 
     done = 0
     lines: list[CaseLine] = []
@@ -142,22 +160,54 @@ def _measured(
 
         for row in measure_case(rows, question, on_progress=tell, deadline=deadline):
             done += 1
-            with RunStore.read(row.path) as store:
-                lines.append(
-                    case_line(
-                        store.attempts(),
-                        defense=row.defense,
-                        authors=row.authors,
-                        source=row.source,
-                        published=row.published,
-                        role=row.role,
-                        what=row.what,
-                        family=row.family,
-                        size=row.size,
-                        within=row.within,
-                    )
-                )
+            lines.append(_line(row))
     return lines
+
+
+def _line(row: CaseRow) -> CaseLine:
+    from calipers.report.case_study import case_line
+    from calipers.runs.store import RunStore
+
+    with RunStore.read(row.path) as store:
+        return case_line(
+            store.attempts(),
+            defense=row.defense,
+            authors=row.authors,
+            source=row.source,
+            published=row.published,
+            role=row.role,
+            what=row.what,
+            family=row.family,
+            size=row.size,
+            within=row.within,
+        )
+
+
+def _with_prescriptions(
+    say: Say, rows: tuple[CaseRow, ...], lines: list[CaseLine], question: Question, budget: float
+) -> list[CaseLine]:
+    # After the rows of a mechanism, the one that the diagnosis of its classifier prescribes
+    from calipers.runs.reproduce import measure_case, prescribed_row
+
+    recipes: dict[tuple[str, str], CaseRow] = {}
+    for row in rows:
+        if row.role == "adaptive":
+            recipes.setdefault((row.defense, row.family), row)
+    found: dict[tuple[str, str], CaseLine] = {}
+    with progress(say, "prescribe") as advance:
+        for done, (key, row) in enumerate(recipes.items()):
+            advance(done / len(recipes), ", ".join(word for word in key if word))
+            prescribed = prescribed_row(row, question, budget=budget)
+            if prescribed is not None:
+                found[key] = _line(next(measure_case((prescribed,), question)))
+    joined: list[CaseLine] = []
+    for place, line in enumerate(lines):
+        joined.append(line)
+        key = (line.defense, line.family)
+        last = place + 1 == len(lines) or (lines[place + 1].defense, lines[place + 1].family) != key
+        if last and key in found:
+            joined.append(found.pop(key))
+    return joined
 
 
 def _answer(say: Say, lines: list[CaseLine], seconds: float, drawn: str) -> None:

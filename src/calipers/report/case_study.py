@@ -175,7 +175,7 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
             )
             for role in _COLUMNS
         }
-        cells = [_short(by_role[role]) for role in _COLUMNS]
+        cells = [_accuracy(by_role[role]) for role in _COLUMNS]
         judged = [line for line in found if line.role != "undefended"]
         clean = ceiled_percent(judged[0].clean, places=1) if judged else "-"
         rows.append((name + (f", {family}" if family else ""), clean, *cells, found[0].published["adaptive"]))
@@ -197,13 +197,13 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
 
 def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
     first = lines[0]
-    rows = tuple(
+    rows: tuple[tuple[str, ...], ...] = tuple(
         (
             line.role,
             (f"{line.family}: " if line.family else "") + line.what,
             line.size,
             floored_percent(line.clean, places=1),
-            ceiled_percent(line.robust, places=1),
+            _accuracy(line),
             f"{floored_percent(line.lower, places=1)} to {ceiled_percent(line.upper, places=1)}",
             "-" if line.rate is None else f"{100 * line.rate:.1f} ({100 * line.flips:.1f})",  # type: ignore[operator]
         )
@@ -221,11 +221,10 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
         for line in flat
     ]
     notes += [
-        f"{line.role}, {line.what}: {line.undetermined} undetermined, counted as fallen"
-        for line in lines
-        if line.undetermined
+        "a range: of some images neither was shown; they fell, or they stand (the interval is of the former)"
+        for _ in range(any(line.undetermined for line in lines))
     ]
-    columns = (
+    columns: tuple[str, ...] = (
         "role",
         "attack",
         "size",
@@ -234,6 +233,8 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
         "95 % interval",
         "draws that fail % (no attack)",
     )
+    if all(line.rate is None for line in lines):
+        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
     return Table(
         f"{name}  {first.authors}, {first.source}, {first.inputs} images", columns, _left(rows), tuple(notes)
     )
@@ -245,8 +246,14 @@ def _left(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
     return tuple((row[0], row[1].ljust(width), *row[2:]) for row in rows)
 
 
-def _short(line: CaseLine | None) -> str:
-    return "-" if line is None else ceiled_percent(line.robust, places=1)
+def _accuracy(line: CaseLine | None) -> str:
+    # where some were neither shown to stand nor to fall, both readings: they fell, or they stand
+    if line is None:
+        return "-"
+    least = ceiled_percent(line.robust, places=1)
+    if not line.undetermined:
+        return least
+    return f"{least} to {ceiled_percent(line.robust + line.undetermined / line.inputs, places=1)}"
 
 
 def _half_width(inputs: int) -> float:

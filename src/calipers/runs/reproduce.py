@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -212,27 +213,70 @@ def _case_row(name: str, defense: Defense, number: int, row: Row, question: Ques
     )
 
 
-def prescribed_row(like: CaseRow, attack: str, what: str) -> CaseRow:
-    """Make the measurement of an attack that the diagnosis prescribed, of the same classifier and size as another.
+def prescribed_row(
+    like: CaseRow, question: Question, *, budget: float, tell: Callable[[str], None] | None = None
+) -> CaseRow | None:
+    """Diagnose a classifier, and make the measurement of the attack that the diagnosis alone prescribes.
+
+    What was prescribed is kept beside the runs, and is not chosen again once it was measured.
 
     Args:
-        like: the measurement of the hand-written recipe.
-        attack: the repr of the attack.
-        what: the attack in a few words.
+        like: the measurement of the hand-written recipe, whose classifier, inputs, size and judge it shares.
+        question: what is asked.
+        budget: seconds for the diagnosis, and as many again for the choice.
+        tell: told in words what is being done.
 
     Returns:
-        The measurement.
+        The measurement; None where nothing that can be stored was found.
     """
-    spec = replace(like.spec, method=attack)
-    return replace(
-        like,
-        role="prescribed",
-        what=what,
-        spec=spec,
-        path=like.path.with_name(
-            f"99-{like.family}-prescribed-{spec.hash[:8]}.sqlite".replace("99--", "99-")
-        ),
+    from calipers.runs.diagnosis import diagnose_reference
+
+    stem = f"99-{like.family}-prescribed".replace("99--", "99-")
+    note = like.path.with_name(f"{stem}-{like.spec.hash[:8]}.json")
+    known = _kept(note, like)
+    if known is not None:
+        return known
+    found = diagnose_reference(
+        like.spec.model,
+        like.spec.data,
+        norm=like.spec.norm,
+        eps=like.spec.eps or like.size.split()[1],
+        limit=like.spec.limit,
+        skip=like.spec.skip,
+        seed=like.spec.seed,
+        budget=budget,
+        prescribe=True,
+        device=question.device,
+        tell=tell,
     )
+    if found.prescription is None:
+        return None
+    row = _prescribed(like, repr(found.prescription.attack), note)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(found.to_dict(), indent=1, default=str) + "\n", encoding="utf-8")
+    return row
+
+
+def _kept(note: Path, like: CaseRow) -> CaseRow | None:
+    # What was prescribed earlier, if it was measured to the end: its parts need not be there again then
+    if not note.is_file():
+        return None
+    row = _prescribed(like, json.loads(note.read_text(encoding="utf-8"))["prescription"]["attack"], note)
+    if not row.path.is_file():
+        return None
+    with RunStore.read(row.path) as store:
+        done, total = store.progress()
+    return row if total is not None and done >= total else None
+
+
+def _prescribed(like: CaseRow, attack: str, note: Path) -> CaseRow:
+    spec = replace(like.spec, method=attack, eps=like.spec.eps or like.size.split()[1])
+    path = note.with_name(f"{note.name.rpartition('-')[0]}-{spec.hash[:8]}.sqlite")
+    return replace(like, role="prescribed", what=_short(attack), within=None, spec=spec, path=path)
+
+
+def _short(attack: str) -> str:
+    return attack if len(attack) <= 60 else attack[:57] + "..."
 
 
 def _size(text: str) -> float:
