@@ -1,8 +1,8 @@
 """The binarization test: an attack has to find an adversarial example that is known to exist.
 
-Around each input, it and points drawn at the edge of the ball of 0.95 eps get one class and one point at the edge of
-the whole ball the other, by a linear readout of the features before the last layer that separates them. Then the same attack is run on the features with
-that readout. What it does not find, it would not find on the classifier either.
+An input and points drawn at the edge of the ball of 0.95 eps get one class, and one point at the edge of the whole ball
+the other, by a linear readout of the features before the last layer that separates them. Then the same attack is run on
+the features with that readout. What it does not find, it would not find on the classifier either.
 
 Reference: Zimmermann et al. 2022, arXiv:2206.13991.
 
@@ -30,7 +30,7 @@ from calipers.threat.threat_model import Norm, ThreatModel
 
 __all__ = ["binarization", "last_layer"]
 
-_INNER = (200, 100, 50, 20)
+_INNER = (999, 400, 200, 100, 50)
 _SHARE = 0.95
 _PASS = 0.95
 _EASY = 0.1
@@ -84,7 +84,7 @@ def binarization(case: Case, *, seconds: float) -> Finding:
         f"200 random points: {easy:.2f}"
     )
     power = f"{tried} inputs"
-    if not red and easy > _EASY:
+    if not red and float(wilson_interval([random], [tried]).lower[0]) > _EASY:
         return case.finding(
             name,
             rate,

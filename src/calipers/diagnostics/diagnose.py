@@ -34,6 +34,7 @@ class Diagnosis:
         target: the fingerprint of the classifier.
         inputs: how many inputs were looked at.
         right: how many of them are answered rightly.
+        attacked: how many of those were attacked in the time.
         seconds: the time all of it took.
     """
 
@@ -43,6 +44,7 @@ class Diagnosis:
     target: str
     inputs: int
     right: int
+    attacked: int
     seconds: float
 
     @property
@@ -80,8 +82,7 @@ class Diagnosis:
         Returns:
             Several lines.
         """
-        count = len(self.attempts)
-        lines = [f"{self.fell} of {count} inputs fall to {self.attack}"]
+        lines = [f"{self.fell} of {self.attacked} inputs fall to {self.attack}"]
         for word in ("red", "open", "green"):
             for each in self.findings:
                 if each.verdict == word:
@@ -103,7 +104,7 @@ class Diagnosis:
             "target": self.target,
             "inputs": self.inputs,
             "right": self.right,
-            "attacked": len(self.attempts),
+            "attacked": self.attacked,
             "fell": self.fell,
             "seconds": self.seconds,
             "findings": [each.to_dict() for each in self.findings],
@@ -152,6 +153,7 @@ def diagnose(
         target.fingerprint,
         len(x),
         len(case.x),
+        len(case.main.rows),
         perf_counter() - began,
     )
 

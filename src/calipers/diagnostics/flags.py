@@ -73,7 +73,7 @@ def softmax_output(case: Case) -> Finding:
         return case.finding(name, math.nan, _SLACK, None, "the classifier gives no scores")
     with torch.no_grad():
         scores = case.target.logits(case.x[rows], draws=case.draws(rows)).double()
-    outside = torch.maximum((-scores).amax(), (scores - 1).amax()).clamp_min(0)
+    outside = torch.maximum((-scores).amax(), (scores - 1).amax()).clamp_min(0.0)
     off = float(torch.maximum(outside, (scores.sum(1) - 1).abs().amax()))
     return case.finding(name, off, _SLACK, off < _SLACK, "distance of the outputs from probabilities")
 

@@ -90,14 +90,18 @@ class Measured:
     matters: bool = True
     why: str = ""
 
+    @property
+    def deep(self) -> bool:
+        """Whether it runs backward passes of its own, or uses the same weights over and over."""
+        return self.backwards > 0 or self.reuse >= _REUSED
+
     def hides(self) -> tuple[Kind, ...]:
         """Say how this module hides a gradient, by the thresholds of this file."""
         found: list[Kind] = []
-        deep = self.backwards > 0 or self.reuse >= _REUSED
         if self.matters and not self.present:
             if self.backwards == 0:
                 found.append("shattered")
-            if deep:
+            if self.deep:
                 found.append("vanishing")
         elif self.matters:
             silent = self.ratio == 0
@@ -106,7 +110,7 @@ class Measured:
                 found.append("exploding")
             elif self.mismatch > _MISMATCH[self.double] or jumps:
                 found.append("shattered")
-                if (deep and silent) or 0 < self.ratio < _VANISHES:
+                if (self.deep and silent) or 0 < self.ratio < _VANISHES:
                     found.append("vanishing")
             elif self.ratio < _VANISHES or self.gain < _VANISHES:
                 found.append("vanishing")
@@ -348,7 +352,7 @@ def _statistic(kind: Kind, each: Measured) -> tuple[float, float, str]:
             return each.differs, _DIFFERS, "change of the output between two calls, over its size"
         case "exploding":
             return each.ratio, _EXPLODES, "predicted change of the output over the change that happens"
-        case "vanishing" if not each.present or each.ratio == 0:
+        case "vanishing" if each.deep and (not each.present or each.ratio == 0):
             deep = f"{each.reuse} uses of one weight, {each.backwards} backward operations in one forward"
             return float(each.reuse), float(_REUSED), f"no derivative through a long computation ({deep})"
         case "vanishing" if each.ratio < _VANISHES:

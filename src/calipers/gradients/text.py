@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from calipers.errors import UsageError
 from calipers.gradients.bpda import BPDA
+from calipers.gradients.double import Double
 from calipers.gradients.eot import EOT, Average
 from calipers.gradients.estimator import Autograd, GradientEstimator
 from calipers.gradients.finite_differences import NES, SPSA
@@ -21,7 +22,7 @@ from calipers.gradients.transformations import AdditiveNoise, Finite, NoiseKind,
 
 __all__ = ["VIEWS", "parse_gradient"]
 
-VIEWS = ("autograd", "bpda", "eot", "nes", "spsa")
+VIEWS = ("autograd", "bpda", "double", "eot", "nes", "spsa")
 """The names of the estimators."""
 
 _TOKEN = re.compile(r"\s*([(),=]|[^\s(),=]+)")
@@ -60,7 +61,7 @@ def parse_gradient(text: str, *, trust_code: bool = False) -> GradientEstimator:
     for view in reversed(views):
         if view.name not in _MAKERS:
             raise UsageError(f"gradient {view.name!r} is unknown: use {', '.join(VIEWS)}")
-        if found is not None and view.name not in ("bpda", "eot"):
+        if found is not None and view.name not in ("bpda", "double", "eot"):
             raise UsageError(
                 f"{view.name} takes nothing after it, and {found.describe()} follows: put it last"
             )
@@ -242,6 +243,11 @@ def _bpda(given: _Arguments, inner: GradientEstimator) -> GradientEstimator:
     return BPDA(tuple((word, given.function(value)) for word, value in given.pairs()), inner)
 
 
+def _double(given: _Arguments, inner: GradientEstimator) -> GradientEstimator:
+    given.fields()
+    return Double(inner)
+
+
 def _eot(given: _Arguments, inner: GradientEstimator) -> GradientEstimator:
     fields = given.fields(
         "samples", samples=_count, over=given.transformations, average=_average, max_batch=_count
@@ -260,6 +266,7 @@ def _spsa(given: _Arguments, inner: GradientEstimator) -> GradientEstimator:
 _MAKERS: dict[str, Callable[[_Arguments, GradientEstimator], GradientEstimator]] = {
     "autograd": _autograd,
     "bpda": _bpda,
+    "double": _double,
     "eot": _eot,
     "nes": _nes,
     "spsa": _spsa,

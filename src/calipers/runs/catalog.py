@@ -60,6 +60,7 @@ _PLACES = {
     "RoundedGaussian": "calipers.certificates.smoothing.noise",
     "Autograd": "calipers.gradients.estimator",
     "BPDA": "calipers.gradients.bpda",
+    "Double": "calipers.gradients.double",
     "EOT": "calipers.gradients.eot",
     "NES": "calipers.gradients.finite_differences",
     "SPSA": "calipers.gradients.finite_differences",
