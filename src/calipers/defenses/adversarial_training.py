@@ -63,7 +63,7 @@ class AdversarialTraining(Defense):
         data="CIFAR-10",
         threat="linf 8/255",
         clean="87 %",
-        claimed="46 % (PGD)",
+        claimed="45.8 % to 47 % (PGD)",
         adaptive="47 %",
         note="Athalye, Carlini and Wagner write the size as 0.031; AutoAttack finds 44.04 %",
     )

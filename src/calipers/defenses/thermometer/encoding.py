@@ -10,7 +10,7 @@ Reference: Buckman et al. 2018 (openreview:S18Su--CW), section 3; bucket numbers
 from typing import Final, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 __all__ = [
@@ -70,7 +70,7 @@ def encode(
     Returns:
         Codes of 0 and 1, the channels of one pixel after another's: ``channels * levels`` in all.
     """
-    place = _thresholds(x, levels) * levels
+    place = torch.arange(levels, device=x.device, dtype=x.dtype).view(1, 1, -1, 1, 1)
     return (bucket(x, levels=levels)[:, :, None] - place + 1).clamp(0, 1).flatten(1, 2)
 
 
@@ -206,6 +206,3 @@ def _edges(x: Tensor, levels: int) -> Tensor:
     return torch.arange(levels, device=x.device, dtype=x.dtype) / levels
 
 
-def _thresholds(x: Tensor, levels: int) -> Int[Tensor, "1 1 levels 1 1"] | Tensor:
-    """Lay the thresholds along the third axis."""
-    return _edges(x, levels).view(1, 1, -1, 1, 1)
