@@ -10,7 +10,7 @@ from calipers.defenses.thermometer import Thermometer
 from calipers.defenses.thermometer.encoding import LEVELS, bucket
 from calipers.threat.threat_model import Norm, ThreatModel
 
-IMAGES = (3, 19)
+IMAGES = (3, 5)
 
 
 def row_of(role: str) -> Row:
