@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["AverageProbabilities", "EachCrop", "Ensemble", "mean_scores"]
+__all__ = ["AverageProbabilities", "EachCrop", "Ensemble"]
 
 _TOGETHER: Final = 480
 
@@ -27,20 +27,6 @@ class AverageProbabilities(nn.Module):
             Log-probabilities.
         """
         return scores.log_softmax(2).logsumexp(1) - math.log(scores.shape[1])
-
-
-def mean_scores(scores: Float[Tensor, "batch each classes"]) -> Float[Tensor, "batch classes"]:
-    """Stand in for :class:`AverageProbabilities` backward: every classification pulls alike.
-
-    A mean of probabilities listens to those alone that are about to fall, or have fallen.
-
-    Args:
-        scores: of each classification of an image.
-
-    Returns:
-        Their mean.
-    """
-    return scores.mean(1)
 
 
 @final

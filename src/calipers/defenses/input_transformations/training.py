@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +45,7 @@ def transformed(transform: nn.Module, images: Tensor, *, seed: int) -> Tensor:
 
 
 def train_retrained(
-    images: Tensor, labels: Tensor, folder: Path, *, patches: Tensor, share: float, tell: Tell
+    images: Tensor, labels: Tensor, folder: Path, *, patches: Callable[[], Tensor], share: float, tell: Tell
 ) -> None:
     """Train one network on crops, on images of least total variation and on quilts, unless its file is there.
 
@@ -53,7 +53,7 @@ def train_retrained(
         images: training images, uint8.
         labels: their classes.
         folder: where the file goes.
-        patches: what is quilted with.
+        patches: makes what is quilted with.
         share: of images and epochs.
         tell: told in words how far it is.
     """
@@ -62,7 +62,7 @@ def train_retrained(
     transforms: Mapping[str, nn.Module] = {
         "crop": RandomCrops(count=1),
         "total-variation": TotalVariation(),
-        "quilting": Quilting(patches),
+        "quilting": Quilting(patches()),
     }
     pictures, classes = [], []
     for seed, (name, transform) in enumerate(transforms.items()):
