@@ -1,11 +1,11 @@
-"""Training of the generator of Defense-GAN: a Wasserstein GAN with a gradient penalty on Fashion-MNIST's training images."""
+"""Training of the generator of Defense-GAN: a Wasserstein GAN with a gradient penalty on Fashion-MNIST."""
 
 from __future__ import annotations
 
 import math
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from calipers.defenses.base import Tell
 from calipers.defenses.defense_gan.generator import LATENT, Critic, Generator
+from calipers.defenses.defense_gan.latent import GENERATOR
 from calipers.defenses.parts import save_part
 from calipers.errors import UsageError
 from calipers.training.checkpoints import data_digest, read_checkpoint, write_checkpoint
 
-__all__ = ["GENERATOR", "gradient_penalty", "train_generator"]
-
-GENERATOR: Final = "defense-gan-generator"
-"""The name of the part."""
+__all__ = ["gradient_penalty", "train_generator"]
 
 _ITERATIONS, _CRITIC_STEPS, _BATCH, _RATE, _SEED = 8000, 5, 32, 3e-4, 0
 _PENALTY, _AVERAGED, _EVERY = 10.0, 0.999, 500
@@ -49,7 +47,8 @@ def gradient_penalty(
     places = torch.rand((len(real), 1, 1, 1), generator=generator)
     points = (places * real + (1 - places) * fake).requires_grad_(True)
     (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    return (slopes.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: Tensor = (slopes.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 def train_generator(
@@ -75,8 +74,9 @@ def train_generator(
     count = max(round(share * len(images)), _BATCH)
     iterations = max(round(share * _ITERATIONS), 1)
     data = images[:count]
-    torch.manual_seed(_SEED)
-    run = _Run(iterations)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED)
+        run = _Run(iterations)
     recipe = f"WGAN-GP {iterations} {_CRITIC_STEPS} {_BATCH} {_RATE} {_SEED} {_PENALTY} {_AVERAGED}"
     key = {"recipe": recipe, "data": data_digest(data, labels[:count])}
     path = folder / f"{GENERATOR}.checkpoint"

@@ -11,8 +11,8 @@ choices before it.
 vanish or explode if there were one. An attack that follows it goes nowhere. But what the loop gives is close to what it
 gets, which is all that is needed: backward, it may be taken for the identity.
 
-**Recipe.** ``PGD(steps=40, loss="margin", gradient=BPDA({"purifier": identity}))``: purified forward, and backward as if
-nothing had been done.
+**Recipe.** ``PGD(steps=40, loss="margin", gradient=BPDA({"purifier": identity}))``: purified forward, and backward as
+if nothing had been done.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class PixelDefend(Defense):
         note="the claimed figures are those of the abstract, the best combination with another defense",
     )
     claim: ClassVar[str] = (
-        "Adversarial examples are unlikely images: moved back to where the density is high, they are classified rightly."
+        "Adversarial examples are unlikely images: moved to where the density is high, they are classified rightly."
     )
     flaw: ClassVar[str] = (
         "The loop of 784 argmaxes has no gradient, but it is close to the identity, which has one."
@@ -90,7 +90,9 @@ class PixelDefend(Defense):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps_defend <= 255:
-            raise UsageError(f"eps_defend is {self.eps_defend}: give a number of levels from 0 to 255, such as 32")
+            raise UsageError(
+                f"eps_defend is {self.eps_defend}: give a number of levels from 0 to 255, such as 32"
+            )
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers.

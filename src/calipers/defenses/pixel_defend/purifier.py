@@ -60,8 +60,8 @@ def purify(
     r pixels to the right in the rows above, the pixels (i, j) with the same :math:`(r + 1)\,i + j` do not depend on
     each other and are taken together: 136 steps in place of 784 for 28 x 28 with r = 3.
 
-    All is computed in float64: where two levels are nearly as likely, the rounding of float32 would decide, and an image
-    would be purified differently in another batch.
+    All is computed in float64: where two levels are nearly as likely, the rounding of float32 would decide, and an
+    image would be purified differently in another batch.
 
     Args:
         density: the distribution of each pixel given those before it.
@@ -72,8 +72,8 @@ def purify(
         The purified images, the same that :func:`purify_by_full_passes` gives; of equally likely levels the lowest.
     """
     with torch.no_grad():
-        different, place = levels.unique(dim=0, return_inverse=True)
-        parts = [_purify_rows(density, rows, eps_defend) for rows in different.split(_ROWS)]
+        different, place = torch.unique(levels, dim=0, return_inverse=True)
+        parts = [_purify_rows(density, rows, eps_defend) for rows in torch.split(different, _ROWS)]
         return torch.cat([levels[:0], *parts])[place] if parts else levels
 
 

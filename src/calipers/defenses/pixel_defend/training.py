@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from calipers.defenses.base import Tell
 from calipers.defenses.parts import save_part
 from calipers.defenses.pixel_defend.pixel_cnn import PixelCNN, nats
+from calipers.defenses.undefended import begun
 from calipers.training.parts import train_part
 
 __all__ = ["DENSITY", "bits_per_dimension", "mean_nats", "train_density"]
@@ -41,9 +42,9 @@ def train_density(
     """
     held = images[-_HELD_OUT:] if share >= 1 else images[-_ROWS:]
     count = max(round(share * (len(images) - len(held))), _BATCH)
-    torch.manual_seed(_SEED)
+    folder.mkdir(parents=True, exist_ok=True)
     net = train_part(
-        PixelCNN().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        begun(PixelCNN, _SEED),
         images[:count],
         labels[:count],
         mean_nats,
@@ -94,7 +95,7 @@ def bits_per_dimension(net: nn.Module, images: UInt8[Tensor, "n 1 28 28"]) -> fl
         Bits per dimension.
     """
     with torch.no_grad():
-        parts = [_nats(net, rows.float() / 255) for rows in images.split(_ROWS)]
+        parts = [_nats(net, rows.float() / 255) for rows in torch.split(images, _ROWS)]
     return float(torch.cat(parts).mean()) / math.log(2)
 
 

@@ -1,0 +1,193 @@
+"""PixelDefend: its network sees only what comes before, its purifier is the greedy loop, its rows, its training."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from calipers.defenses.base import Row
+from calipers.defenses.parts import load_part
+from calipers.defenses.pixel_defend import PixelDefend
+from calipers.defenses.pixel_defend.pixel_cnn import LEVELS, CausalConv, PixelCNN, log_masses, nats
+from calipers.defenses.pixel_defend.purifier import Purifier, purify, purify_by_full_passes
+from calipers.defenses.pixel_defend.training import DENSITY, bits_per_dimension
+from calipers.errors import UsageError
+from calipers.gradients.bpda import BPDA
+from calipers.runs.catalog import build_attack, load_model
+from calipers.sources.datasets import load_dataset
+from calipers.threat.threat_model import Norm, ThreatModel
+
+
+def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    data = load_dataset("bundled:fashion-mnist")
+    examples = [data[row] for row in range(count)]
+    x = torch.stack([torch.as_tensor(one.image) for one in examples])
+    return x, torch.tensor([one.label for one in examples])
+
+
+def wild_network(seed: int = 0) -> PixelCNN:
+    """Build a small network with large weights, so that every pixel matters to those behind it."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        net = PixelCNN(channels=8, blocks=3, mixtures=3).double()
+    for parameter in net.parameters():
+        parameter.data *= 2
+    return net.requires_grad_(False)
+
+
+def random_levels(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, LEVELS, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def row_of(role: str, text: str = "") -> Row:
+    return next(row for row in PixelDefend().rows() if row.role == role and text in row.what)
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_masked_convolution_is_a_full_one_whose_kernel_is_zero_from_the_pixel_on(itself: bool) -> None:
+    layer = CausalConv(2, 3, 5, itself=itself).double().requires_grad_(False)
+    kernel = torch.zeros(3, 2, 5, 5, dtype=torch.float64)
+    kernel[:, :, :2] = layer.weight[:, :, :2]
+    kernel[:, :, 2, : 3 if itself else 2] = layer.weight[:, :, 2, : 3 if itself else 2]
+    x = torch.rand(2, 2, 6, 7, dtype=torch.float64)
+    expected = nn.functional.conv2d(x, kernel, layer.bias, padding=2)
+    assert torch.allclose(layer(x), expected)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 4), (5, 0), (8, 9)])
+def test_a_pixel_changes_what_comes_after_it_and_nothing_before(place: tuple[int, int]) -> None:
+    net = wild_network()
+    x = torch.rand(1, 1, 9, 10, dtype=torch.float64)
+    other = x.clone()
+    other[0, 0, *place] += 0.5
+    changed = (net(x) != net(other)).any(1)[0].flatten()
+    here = place[0] * 10 + place[1]
+    assert not changed[: here + 1].any()
+    assert changed[here + 1 :].any() == (here + 1 < 90)
+
+
+def test_a_mixture_s_masses_sum_to_one_and_are_differences_of_its_distribution_function() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = torch.randn(6, 9, generator=generator, dtype=torch.float64)
+    weights, means, scales = parameters.chunk(3, 1)
+    ends = (2 * torch.arange(1, LEVELS, dtype=torch.float64) - LEVELS) / (LEVELS - 1)
+    inside = torch.sigmoid((ends[None, None] - means[..., None]) * torch.exp(-scales[..., None]))
+    inside = torch.cat([torch.zeros_like(inside[..., :1]), inside, torch.ones_like(inside[..., :1])], -1)
+    expected = (inside.diff(dim=-1) * weights.softmax(1)[..., None]).sum(1)
+    found = log_masses(parameters, torch.zeros(6, dtype=torch.int64), count=LEVELS).exp()
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-15)
+    assert torch.allclose(found.sum(1), torch.ones(6, dtype=torch.float64))
+
+
+def test_there_is_no_mass_outside_the_levels_and_a_number_far_from_the_mean() -> None:
+    narrow = torch.tensor([[0.0, 0.9, -5.0]])
+    found = log_masses(narrow, torch.tensor([-2]), count=5)
+    assert found[0, :2].tolist() == [-math.inf, -math.inf]
+    assert bool(found[0, 2:].isfinite().all()) and float(found[0, 2]) < -100
+
+
+def test_likelihood_sums_the_masses_of_the_levels() -> None:
+    net = wild_network()
+    levels = random_levels(2, 1, 5, 6)
+    x = levels.double() / 255
+    parameters = net(x)
+    expected = torch.zeros(2, dtype=torch.float64)
+    for i in range(5):
+        for j in range(6):
+            expected -= log_masses(parameters[:, :, i, j], levels[:, 0, i, j], count=1)[:, 0]
+    assert torch.allclose(nats(parameters, x), expected / 30)
+
+
+def test_kept_activations_purify_as_full_passes_do() -> None:
+    net, levels = wild_network(), random_levels(3, 1, 9, 13)
+    found = purify(net, levels, eps_defend=32)
+    assert torch.equal(found, purify_by_full_passes(net, levels, eps_defend=32))
+    assert (found != levels).double().mean() > 0.5
+
+
+def test_the_greedy_choice_is_the_likeliest_level_given_the_purified_pixels_before() -> None:
+    net, levels = wild_network(3), random_levels(2, 1, 4, 5)
+    found = purify(net, levels, eps_defend=20)
+    parameters = net(found.double() / 255)
+    for row in range(2):
+        for i in range(4):
+            for j in range(5):
+                given = int(levels[row, 0, i, j])
+                allowed = torch.arange(max(given - 20, 0), min(given + 20, 255) + 1)
+                each = parameters[row, :, i, j].expand(len(allowed), -1)
+                best = allowed[log_masses(each, allowed, count=1)[:, 0].argmax()]
+                assert int(found[row, 0, i, j]) == int(best)
+
+
+@pytest.mark.parametrize("eps_defend", [0, 5, 255])
+def test_no_pixel_moves_further_than_allowed(eps_defend: int) -> None:
+    levels = random_levels(4, 1, 8, 8)
+    found = purify(wild_network(), levels, eps_defend=eps_defend)
+    assert int((found - levels).abs().max()) <= eps_defend
+    assert int(found.min()) >= 0 and int(found.max()) <= 255
+
+
+def test_an_image_is_purified_alike_in_any_batch_and_equal_ones_once() -> None:
+    net, levels = wild_network(), random_levels(3, 1, 8, 8)
+    alone = torch.cat([purify(net, one[None], eps_defend=32) for one in levels])
+    together = purify(net, levels[[0, 1, 2, 1, 0]], eps_defend=32)
+    assert torch.equal(together, alone[[0, 1, 2, 1, 0]])
+
+
+def test_to_autograd_the_purifier_is_constant() -> None:
+    purifier = Purifier(wild_network())
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(purifier(x).sum(), x)
+    assert not gradient.any()
+
+
+def test_an_impossible_window_is_refused() -> None:
+    with pytest.raises(UsageError, match="eps_defend is 300"):
+        PixelDefend(eps_defend=300)
+
+
+def test_rows_are_stored_as_text_and_cover_every_role() -> None:
+    rows = PixelDefend().rows()
+    assert {row.role for row in rows} == {"undefended", "naive", "matched", "adaptive", "ablation"}
+    for row in rows:
+        assert build_attack(repr(row.attack)) == row.attack
+    matched, adaptive = row_of("matched").attack, row_of("adaptive").attack
+    assert repr(adaptive).replace(repr(adaptive.gradient), "") == repr(matched).replace(  # type: ignore[attr-defined]
+        repr(matched.gradient),  # type: ignore[attr-defined]
+        "",
+    )
+    assert isinstance(adaptive.gradient, BPDA)  # type: ignore[attr-defined]
+
+
+def test_a_tiny_training_writes_a_density_that_loads(tmp_path: Path) -> None:
+    x = random_levels(120, 1, 28, 28).to(torch.uint8)
+    told: list[str] = []
+    PixelDefend().train(x, torch.zeros(120, dtype=torch.int64), tmp_path, share=0.01, tell=told.append)
+    density = load_part(PixelCNN(), DENSITY, tmp_path)
+    assert bits_per_dimension(density, x[:4]) > 7.9  # nothing can be learnt about noise
+    assert "bits per dimension" in told[-1]
+    written = (tmp_path / f"{DENSITY}.safetensors").stat().st_mtime_ns
+    PixelDefend().train(x, torch.zeros(120, dtype=torch.int64), tmp_path, share=0.01, tell=told.append)
+    assert (tmp_path / f"{DENSITY}.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_reference_names_the_defense_and_the_network_alone() -> None:
+    x, _ = images(4)
+    bare, plain = load_model("iclr2018:pixel-defend/undefended"), load_model("bundled:fashion-cnn28-plain")
+    assert torch.allclose(bare.logits(x), plain.logits(x), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_bpda_takes_what_the_classifier_s_own_adversarial_examples_leave() -> None:
+    x, y = images(16)
+    target, threat = load_model("iclr2018:pixel-defend"), ThreatModel(Norm.LINF, 0.1)
+    right = (target.predict(x) == y).sum()
+    left = {}
+    for role in ("naive", "adaptive"):
+        row = row_of(role)
+        left[role] = int((~row.attack(target, x, y, threat, seed=0).success).sum())
+    assert right >= 13
+    assert left["adaptive"] <= 4
+    assert left["naive"] >= left["adaptive"] + 4
