@@ -238,7 +238,7 @@ class Thermometer(Defense):
         train_undefended(images, labels, folder, share=share, tell=tell)
         losses: tuple[tuple[str, BatchLoss, str, int], ...] = (
             ("thermometer", plain_loss, "cross-entropy", 8),
-            ("thermometer-adversarial", adversarial_loss, f"LS-PGA, {_STEPS} steps of 0.01, linf {EPS:g}", 4),
+            ("thermometer-adversarial", adversarial_loss, f"LS-PGA, {_STEPS} steps of 0.01, linf {EPS:g}", 3),
         )
         for name, loss, recipe, whole in losses:
             epochs = max(round(share * whole), 1)
