@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from calipers.evidence.records import Attempt
     from calipers.report.case_study import CaseLine
     from calipers.runs.reproduce import CaseRow, Question
-    from calipers.runs.run import Progress
 
 __all__ = ["reproduce"]
 
@@ -97,6 +97,15 @@ def reproduce(
             rich_help_panel="How it is run",
         ),
     ] = Path("runs/iclr2018"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            metavar="K",
+            help="Measurements at a time, each in a process of one thread; one a core if left out.",
+            rich_help_panel="How it is run",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     time_limit: options.TimeLimit = None,
@@ -121,15 +130,22 @@ def reproduce(
         rows = case_rows(wanted, question)
         say.note(f"{len(rows)} measurements of {len(wanted)} defenses on {data}; their runs go to {folder}")
         say.on_interrupt = [f"stopped: what was finished is in {folder}; to go on:  {this_command()}"]
-        lines = _measured(say, rows, question, deadline)
-        if len(lines) < len(rows):
-            say.warn(
-                f"out of time: {len(lines)} of {len(rows)} measurements are done; to go on:  {this_command()}"
-            )
-        elif prescribe:
-            lines = _with_prescriptions(say, rows, lines, question, QUICK_BUDGET if quick else budget)
-        drawn = "" if figure is None else _draw(say, question, figure)
-        _answer(say, lines, time.monotonic() - begun, drawn)
+        chosen = QUICK_BUDGET if quick and budget == BUDGET else budget
+        manner = _Manner(prescribe, chosen, os.cpu_count() or 1 if jobs is None else jobs, deadline)
+        measured = _measured(say, rows, question, manner)
+        if sum(row.role != "prescribed" for row in measured) < len(rows):
+            say.warn(f"out of time: {len(measured)} measurements are done; to go on:  {this_command()}")
+        drawn = "" if figure is None else _draw(say, question, manner, figure)
+        _answer(say, [_line(row) for row in measured], time.monotonic() - begun, drawn)
+
+
+class _Manner(NamedTuple):
+    """How the measurements are made."""
+
+    prescribe: bool
+    budget: float
+    jobs: int
+    deadline: float | None
 
 
 def _check_study(study: str) -> None:
@@ -145,23 +161,18 @@ def _inputs(*, quick: bool, limit: int | None, sample: int | None) -> int | None
     return limit
 
 
-def _measured(
-    say: Say, rows: tuple[CaseRow, ...], question: Question, deadline: float | None
-) -> list[CaseLine]:
-    from calipers.runs.reproduce import measure_case
+def _measured(say: Say, rows: tuple[CaseRow, ...], question: Question, manner: _Manner) -> list[CaseRow]:
+    from calipers.runs.reproduce import in_order, measure_case
 
-    done = 0
-    lines: list[CaseLine] = []
+    found: list[CaseRow] = []
+    mechanisms = len({(row.defense, row.family) for row in rows if row.role == "adaptive"})
+    total = len(rows) + (mechanisms if manner.prescribe else 0)
     with progress(say, "reproduce") as advance:
-
-        def tell(row: CaseRow, at: Progress) -> None:
-            share = (done + at.done / max(at.total, 1)) / len(rows)
-            advance(share, f"{row.defense}, {row.role}: {row.what}")
-
-        for row in measure_case(rows, question, on_progress=tell, deadline=deadline):
-            done += 1
-            lines.append(_line(row))
-    return lines
+        advance(0.0, "")
+        for row in measure_case(rows, question, **manner._asdict()):
+            found.append(row)
+            advance(len(found) / total, f"{len(found)}/{total}, {row.defense}, {row.role}: {row.what}")
+    return in_order(rows, found)
 
 
 def _line(row: CaseRow) -> CaseLine:
@@ -183,33 +194,6 @@ def _line(row: CaseRow) -> CaseLine:
         )
 
 
-def _with_prescriptions(
-    say: Say, rows: tuple[CaseRow, ...], lines: list[CaseLine], question: Question, budget: float
-) -> list[CaseLine]:
-    # After the rows of a mechanism, the one that the diagnosis of its classifier prescribes
-    from calipers.runs.reproduce import measure_case, prescribed_row
-
-    recipes: dict[tuple[str, str], CaseRow] = {}
-    for row in rows:
-        if row.role == "adaptive":
-            recipes.setdefault((row.defense, row.family), row)
-    found: dict[tuple[str, str], CaseLine] = {}
-    with progress(say, "prescribe") as advance:
-        for done, (key, row) in enumerate(recipes.items()):
-            advance(done / len(recipes), ", ".join(word for word in key if word))
-            prescribed = prescribed_row(row, question, budget=budget)
-            if prescribed is not None:
-                found[key] = _line(next(measure_case((prescribed,), question)))
-    joined: list[CaseLine] = []
-    for place, line in enumerate(lines):
-        joined.append(line)
-        key = (line.defense, line.family)
-        last = place + 1 == len(lines) or (lines[place + 1].defense, lines[place + 1].family) != key
-        if last and key in found:
-            joined.append(found.pop(key))
-    return joined
-
-
 def _answer(say: Say, lines: list[CaseLine], seconds: float, drawn: str) -> None:
     from calipers.report.case_study import case_tables, summary_table
 
@@ -220,7 +204,7 @@ def _answer(say: Say, lines: list[CaseLine], seconds: float, drawn: str) -> None
     say.answer({"rows": [line.to_dict() for line in lines], "seconds": seconds}, *parts)
 
 
-def _draw(say: Say, question: Question, figure: Path) -> str:
+def _draw(say: Say, question: Question, manner: _Manner, figure: Path) -> str:
     from calipers.report.distortion import accuracy_by_size, draw
     from calipers.runs.reproduce import figure_rows, measure_case
     from calipers.runs.store import RunStore
@@ -228,7 +212,7 @@ def _draw(say: Say, question: Question, figure: Path) -> str:
     rows = figure_rows(question)
     runs: dict[str, dict[float, list[Attempt]]] = {}
     with progress(say, "figure") as advance:
-        for done, row in enumerate(measure_case(rows, question), start=1):
+        for done, row in enumerate(measure_case(rows, question, jobs=manner.jobs), start=1):
             advance(done / len(rows), f"{row.family}, {row.what}")
             with RunStore.read(row.path) as store:
                 runs.setdefault(row.family, {})[float(row.size)] = store.attempts()

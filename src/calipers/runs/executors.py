@@ -23,7 +23,7 @@ from calipers.errors import CalipersError, CalipersWarning, UsageError, WorkerDi
 from calipers.runs.store import Measured
 from calipers.runs.tasks import Task
 
-__all__ = ["Executor", "Measure", "Processes", "Serial", "Tick"]
+__all__ = ["Executor", "Measure", "Processes", "Serial", "Tick", "end_with_parent", "interrupts_held_back"]
 
 Context = TypeVar("Context")
 Tick = Callable[[int], None]
@@ -199,7 +199,7 @@ class _Worker(Generic[Context]):
         self.process: BaseProcess = spawn.Process(
             target=_work, args=(other, measure, context), daemon=True, name=f"calipers-{number}"
         )
-        with _interrupts_held_back():
+        with interrupts_held_back():
             self.process.start()
         other.close()
 
@@ -269,8 +269,8 @@ def _end(workers: list[_Worker[Context]]) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    # A child inherits the mask, so that Ctrl-C cannot reach it before it has learnt to ignore it.
+def interrupts_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back while children start: they inherit the mask, and cannot be reached before they ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -284,7 +284,7 @@ def _interrupts_held_back() -> Iterator[None]:
 def _work(pipe: connection.Connection, measure: Measure[Context], context: Context) -> None:
     # The life of a worker process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore", CalipersWarning)  # the parent has issued them
     try:
         for measured in measure(context, _fed(pipe), _teller(pipe)):
@@ -320,7 +320,8 @@ def _teller(pipe: connection.Connection) -> Tick:
     return tell
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait until the parent process has ended, and end this one; for a thread of its own."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from calipers.errors import UsageError
 from calipers.runs.catalog import DEFENSES, named_defense
-from calipers.runs.run import Progress, carry_out
+from calipers.runs.side_by_side import side_by_side
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import RunStore
 
 if TYPE_CHECKING:
     from calipers.defenses.base import Defense, Row
-    from calipers.runs.measure import Bench
 
 __all__ = [
     "FIGURE_SIZES",
@@ -131,47 +131,88 @@ def measure_case(
     rows: Sequence[CaseRow],
     question: Question,
     *,
-    on_row: Callable[[CaseRow], None] | None = None,
-    on_progress: Callable[[CaseRow, Progress], None] | None = None,
+    prescribe: bool = False,
+    budget: float = 20.0,
+    jobs: int = 1,
     deadline: float | None = None,
 ) -> Iterator[CaseRow]:
-    """Measure what is not in the files yet.
+    """Measure what is not in the files yet, several measurements at a time.
 
     Args:
         rows: the measurements.
         question: what is asked.
-        on_row: told of each measurement before it starts.
-        on_progress: told how far one is.
+        prescribe: whether each mechanism is also attacked as a diagnosis of it prescribes.
+        budget: seconds for each diagnosis, and as many again for the choice of the attack.
+        jobs: processes, of one thread each; 1 measures in this one.
         deadline: the value of ``time.monotonic()`` at which to stop.
 
     Yields:
-        Each measurement whose file is complete.
+        Each measurement whose file is complete, as they are finished.
     """
-    from calipers.runs.measure import Bench, measure, prepare
+    parcels = [_Parcel(row, question, None, deadline) for row in rows]
+    if prescribe:
+        recipes: dict[tuple[str, str], CaseRow] = {}
+        for row in rows:
+            if row.role == "adaptive":
+                recipes.setdefault((row.defense, row.family), row)
+        parcels += [_Parcel(row, question, budget, deadline) for row in recipes.values()]
+    for done in side_by_side(_measure, parcels, jobs=jobs):
+        if done is not None:
+            yield done
 
-    bench: Bench | None = None
-    for row in rows:
-        if on_row is not None:
-            on_row(row)
-        same = bench is not None and (bench.spec.model, bench.spec.data) == (row.spec.model, row.spec.data)
-        bench = (
-            bench.aside(row.spec)
-            if bench is not None and same
-            else Bench(row.spec, device=question.device, trust_code=False)
-        )
 
-        def tell(at: Progress, row: CaseRow = row) -> None:
-            if on_progress is not None:
-                on_progress(row, at)
+def in_order(rows: Sequence[CaseRow], measured: Sequence[CaseRow]) -> list[CaseRow]:
+    """Put measurements into the order of the table: what was prescribed comes after its mechanism's own rows.
 
-        with RunStore.open(row.path, row.spec) as store:
-            prepared = prepare(row.spec, store, device=question.device, bench=bench, compile_allowed=False)
-            summary = carry_out(
-                prepared.tasks, store, measure, prepared.bench, deadline=deadline, on_progress=tell
-            )
-        if summary.remaining:
-            return
-        yield row
+    Args:
+        rows: the measurements as they were asked for.
+        measured: those that are finished.
+
+    Returns:
+        The finished ones.
+    """
+    mechanisms = list(dict.fromkeys((row.defense, row.family) for row in rows))
+    places = {row.path: place for place, row in enumerate(rows)}
+    return sorted(
+        measured,
+        key=lambda row: (
+            mechanisms.index((row.defense, row.family)),
+            row.role == "prescribed",
+            places.get(row.path, 0),
+        ),
+    )
+
+
+class _Parcel(NamedTuple):
+    """One measurement, or with a budget the one that a diagnosis of its classifier prescribes."""
+
+    row: CaseRow
+    question: Question
+    budget: float | None
+    deadline: float | None
+
+
+def _measure(parcel: _Parcel) -> CaseRow | None:
+    # In whichever process it is; a deadline is told by a clock that all processes of a machine share.
+    from calipers.runs.run import run
+
+    row: CaseRow | None = parcel.row
+    if parcel.deadline is not None and time.monotonic() >= parcel.deadline:
+        return None
+    if parcel.budget is not None:
+        row = prescribed_row(parcel.row, parcel.question, budget=parcel.budget)
+    if row is None:
+        return None
+    with RunStore.open(row.path, row.spec) as store:
+        if not _complete(store):
+            device = parcel.question.device
+            run(row.spec, store, device=device, compile_allowed=False, deadline=parcel.deadline)
+        return row if _complete(store) else None
+
+
+def _complete(store: RunStore) -> bool:
+    done, total = store.progress()
+    return total is not None and done >= total
 
 
 def _case_row(name: str, defense: Defense, number: int, row: Row, question: Question) -> CaseRow:
@@ -265,8 +306,7 @@ def _kept(note: Path, like: CaseRow) -> CaseRow | None:
     if not row.path.is_file():
         return None
     with RunStore.read(row.path) as store:
-        done, total = store.progress()
-    return row if total is not None and done >= total else None
+        return row if _complete(store) else None
 
 
 def _prescribed(like: CaseRow, attack: str, note: Path) -> CaseRow:

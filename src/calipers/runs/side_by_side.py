@@ -1,0 +1,73 @@
+"""Whole runs side by side: each in a process of its own with one thread, and none left when the caller stops."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from calipers.errors import CalipersWarning, UsageError, WorkerDied
+from calipers.runs.executors import end_with_parent, interrupts_held_back
+
+__all__ = ["side_by_side"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], *, jobs: int) -> Iterator[Result]:
+    """Do pieces of work that have nothing to do with each other.
+
+    Args:
+        work: a function of a module, which travels to other processes by its name.
+        items: what it is called with, plain values.
+        jobs: processes; 1 works in this one.
+
+    Yields:
+        The results, as they come.
+
+    Raises:
+        UsageError: if there are fewer than 1 jobs.
+        WorkerDied: if a process ended in the middle of its work.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs is {jobs}: give a whole number of at least 1")
+    if jobs == 1 or len(items) < 2:
+        yield from map(work, items)
+        return
+    pool = ProcessPoolExecutor(
+        min(jobs, len(items)), mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(_end, pool)
+        with interrupts_held_back():
+            futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise WorkerDied(
+                "a process of the run ended in the middle of its work (out of memory, or killed): what was finished is "
+                "kept, so give the same command again, with --jobs 1 if memory is short"
+            ) from None
+
+
+def _begin() -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who ends this process
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore", CalipersWarning)  # the caller has issued them
+    torch.set_num_threads(1)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+    for child in multiprocessing.active_children():
+        child.terminate()
