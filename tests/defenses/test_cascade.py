@@ -153,14 +153,14 @@ def test_every_row_can_be_stored_and_rebuilt() -> None:
 
 
 def test_the_adaptive_attack_takes_little_more_than_the_naive_one() -> None:
-    images, y = bytes_of(20)
+    images, y = bytes_of(12)
     x = images.float() / 255
     naive, adaptive = accuracy(row_of("naive"), x, y), accuracy(row_of("adaptive"), x, y)
     assert accuracy(row_of("undefended"), x, y) < adaptive <= naive <= adaptive + 0.1
 
 
 def test_one_step_finds_less_than_many() -> None:
-    images, y = bytes_of(60)
+    images, y = bytes_of(40)
     x = images.float() / 255
     assert accuracy(row_of("ablation"), x, y) > accuracy(row_of("naive"), x, y)
 
