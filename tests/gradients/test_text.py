@@ -91,7 +91,7 @@ def test_every_estimator_comes_back_from_its_text(
     ("text", "told"),
     [
         ("", "gradient is empty"),
-        ("bdpa(encoder=identity)", "gradient 'bdpa' is unknown: use autograd, bpda, eot, nes, spsa"),
+        ("bdpa(encoder=identity)", "gradient 'bdpa' is unknown: use autograd, bpda, double, eot, nes, spsa"),
         ("eot(", "it ends too early"),
         ("eot(30", "the end' stands where ',' or '\\)' belongs"),
         ("eot)(", "stands where a name belongs"),

@@ -7,7 +7,8 @@ the features with that readout. What it does not find, it would not find on the 
 Reference: Zimmermann et al. 2022, arXiv:2206.13991.
 
 Differs from the paper: the threshold on the success is ours, 0.95, and red begins where the upper end of the Wilson
-interval lies below it; fewer inner points where the readout cannot separate them.
+interval lies below it; the test is called too easy where 200 random points do as well as the attack, by McNemar's exact
+test; fewer inner points where the readout cannot separate them.
 """
 
 import math
@@ -25,15 +26,16 @@ from calipers.diagnostics.case import Case
 from calipers.errors import CalipersError
 from calipers.evidence.records import Finding
 from calipers.statistics.intervals import wilson_interval
+from calipers.statistics.tests import binomial_upper_tail
 from calipers.target import Access, Target
 from calipers.threat.threat_model import Norm, ThreatModel
 
 __all__ = ["binarization", "last_layer"]
 
-_INNER = (999, 400, 200, 100, 50)
+_INNER = (200, 100, 50, 20)
 _SHARE = 0.95
 _PASS = 0.95
-_EASY = 0.1
+_ALIKE = 0.05
 _CLOSE = 0.999
 _MOST = 64
 
@@ -58,43 +60,41 @@ def binarization(case: Case, *, seconds: float) -> Finding:
     path = last_layer(case.target, case.x[:2])
     if path is None:
         return case.finding(name, math.nan, _PASS, None, "the last layer takes the input itself")
-    solved = random = tried = 0
+    solved, random = list[bool](), list[bool]()
     for row in range(min(len(case.x), _MOST)):
-        if tried >= 2 and (perf_counter() - began) * (1 + 1 / tried) > seconds:
+        if len(solved) >= 2 and (perf_counter() - began) * (1 + 1 / len(solved)) > seconds:
             break
         made = _binarized(case, path, row)
         if made is None:
             continue
         try:
-            solved += _falls(case, case.attack, made, row)
-            random += _falls(case, RandomSearch(queries=200, where="corners"), made, row)
+            solved.append(_falls(case, case.attack, made, row))
+            random.append(_falls(case, RandomSearch(queries=200, where="corners"), made, row))
         except CalipersError as problem:
             return case.finding(name, math.nan, _PASS, None, str(problem))
-        tried += 1
-    if not tried:
-        return case.finding(
-            name, math.nan, _PASS, None, "no readout separates the points", seconds=perf_counter() - began
-        )
-    rate, easy = solved / tried, random / tried
-    interval = wilson_interval([solved], [tried])
+    spent = perf_counter() - began
+    if not solved:
+        told = "no readout separates the points"
+        return case.finding(name, math.nan, _PASS, None, told, seconds=spent)
+    return _judged(case, solved, random, spent)
+
+
+def _judged(case: Case, solved: list[bool], random: list[bool], spent: float) -> Finding:
+    tried, count = len(solved), sum(solved)
+    interval = wilson_interval([count], [tried])
     low, high = float(interval.lower[0]), float(interval.upper[0])
-    red = high < _PASS
+    ahead = sum(one and not other for one, other in zip(solved, random, strict=True))
+    behind = sum(other and not one for one, other in zip(solved, random, strict=True))
+    alike = float(binomial_upper_tail(ahead, ahead + behind, 0.5)) > _ALIKE
     words = (
-        f"success where one adversarial example exists: {solved} of {tried}, between {low:.2f} and {high:.2f} (95 %); "
-        f"200 random points: {easy:.2f}"
+        f"success where one adversarial example exists: {count} of {tried}, between {low:.2f} and {high:.2f} (95 %); "
+        f"200 random points: {sum(random)}"
     )
+    red: bool | None = high < _PASS
+    if not red and alike:
+        red, words = None, f"{words}, which do as well: the test is too easy"
     power = f"{tried} inputs"
-    if not red and float(wilson_interval([random], [tried]).lower[0]) > _EASY:
-        return case.finding(
-            name,
-            rate,
-            _PASS,
-            None,
-            f"too easy to say anything; {words}",
-            power=power,
-            seconds=perf_counter() - began,
-        )
-    return case.finding(name, rate, _PASS, red, words, power=power, seconds=perf_counter() - began)
+    return case.finding("binarization", count / tried, _PASS, red, words, power=power, seconds=spent)
 
 
 def last_layer(target: Target, x: Tensor) -> str | None:

@@ -141,4 +141,6 @@ def few_classes(case: Case) -> Finding:
         needed = 4 if fields.get("targets") else 3
     needed = max(needed, int(fields.get("targets") or 0) + 1)
     count = case.target.num_classes
-    return case.finding("few-classes", count, needed, count < needed, f"classes; {needed} are needed")
+    return case.finding(
+        "few-classes", float(count), float(needed), count < needed, f"classes; {needed} are needed"
+    )

@@ -387,7 +387,5 @@ def _calm(kind: Kind, measured: Sequence[Measured], left: Sequence[str], seconds
             "open",
             f"No module shows it, but {', '.join(left)} could not be measured in time.",
         )
-    words = {"shattered": "modules", "stochastic": "modules", "exploding": "modules", "vanishing": "modules"}[
-        kind
-    ]
+    words = "modules that show it"
     return Finding(kind, 0.0, 1.0, verdict, words, explanation, "", power=power, seconds=seconds)

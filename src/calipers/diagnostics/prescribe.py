@@ -49,6 +49,7 @@ _NOISE = 0.5
 _DRAWS = (8, 40)
 _RATIO = 4.0
 _CHEAP = 0.005
+_MEMBERS = 3
 _MOST = 12
 
 
@@ -182,15 +183,17 @@ def prescribe(
     members: list[Attack] = []
     reasons: list[str] = []
     covered: set[int] = set()
-    for _, _, candidate, fell, cost in ranked[:4]:
-        if not members or fell - covered:
+    best = -ranked[0][0] if ranked else 0.0
+    for negative, _, candidate, fell, cost in ranked[:4]:
+        score = -negative
+        if not members or fell - covered or (score > 0 and 2 * score >= best):
             members.append(_attack(case, candidate.view, cost))
             reasons += [
                 *candidate.reasons,
                 f"{candidate.what}: {len(fell)} of {len(rows)} inputs fell in the trial.",
             ]
             covered |= fell
-        if len(members) == 2:
+        if len(members) == _MEMBERS:
             break
     if members and plain not in members and _runs(case, rows):
         members.insert(0, plain)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import calipers.gradients.bpda
+import calipers.gradients.double
 import calipers.gradients.eot
 import calipers.gradients.estimator
 import calipers.gradients.finite_differences
@@ -28,6 +29,7 @@ __all__ = ["GradientEstimatorContract"]
 
 _HOMES = (
     calipers.gradients.bpda,
+    calipers.gradients.double,
     calipers.gradients.eot,
     calipers.gradients.estimator,
     calipers.gradients.finite_differences,

@@ -1,0 +1,38 @@
+"""`calipers diagnose`: a table, one JSON object, refusals in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Call = Callable[..., Any]
+PLAIN = "bundled:fashion-cnn28-plain"
+DATA = "bundled:fashion-mnist"
+SIZED = ("--norm", "linf", "--eps", "0.1")
+
+
+def test_it_answers_with_one_object(calipers: Call) -> None:
+    said = calipers("diagnose", PLAIN, DATA, *SIZED, "--limit", "4", "--budget", "3", "--json")
+    assert said.code == 0
+    found = said.json
+    assert {each["verdict"] for each in found["findings"]} <= {"green", "red", "open"}
+    assert {"shattered", "binarization", "more-steps-help"} <= {each["check"] for each in found["findings"]}
+    assert found["attacked"] == found["fell"] == 4
+    assert "prescription" not in found
+
+
+def test_it_answers_with_a_table_and_a_prescription(calipers: Call) -> None:
+    said = calipers(
+        *("diagnose", PLAIN, DATA, *SIZED, "--limit", "4", "--budget", "3", "--prescribe"),
+        *("--attack", "pgd(steps=5)", "--gradient", "eot(2, over=gaussian(0.01))"),
+    )
+    assert said.code == 0
+    assert "zero-gradient" in said.out
+    assert "4 of 4 inputs that are answered rightly fall to PGD(gradient=EOT(" in said.out
+    assert "prescribed: " in said.out
+
+
+def test_what_means_nothing_is_refused_in_one_line(calipers: Call) -> None:
+    assert "budget is 0" in calipers("diagnose", PLAIN, DATA, *SIZED, "--budget", "0").complaint
+    assert "give eps" in calipers("diagnose", PLAIN, DATA, *SIZED, "--attack", "ddn").complaint
+    assert "norm 'l7'" in calipers("diagnose", PLAIN, DATA, "--norm", "l7", "--eps", "1").complaint

@@ -1,0 +1,208 @@
+"""diagnose: green on an honest network, red where a behaviour is there, open where a check cannot be made."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calipers.attacks.ddn import DDN
+from calipers.attacks.fgsm import FGSM
+from calipers.attacks.pgd import PGD
+from calipers.attacks.view import Trace
+from calipers.diagnostics import behaviours, flags, indicators
+from calipers.diagnostics.binarization import binarization, last_layer
+from calipers.diagnostics.case import Case, Ran, make_case, span_of
+from calipers.diagnostics.convergence import more_steps_help
+from calipers.diagnostics.diagnose import diagnose
+from calipers.diagnostics.texts import TEXTS
+from calipers.errors import UsageError
+from calipers.sources.models import load_model
+from calipers.target import Target
+from calipers.testing.obfuscated import OBFUSCATED, smooth_images, undefended
+from calipers.threat.threat_model import Norm, ThreatModel
+
+_spec = importlib.util.spec_from_file_location("hiders", Path(__file__).with_name("hiders.py"))
+assert _spec is not None and _spec.loader is not None
+hiders = importlib.util.module_from_spec(_spec)
+sys.modules["hiders"] = hiders
+_spec.loader.exec_module(hiders)
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis"
+LINF = ThreatModel(Norm.LINF, 0.11)
+X, Y = smooth_images(20, seed=2)
+MODULE_CHECKS = ("shattered", "stochastic", "exploding", "vanishing")
+
+
+def _case(target: Target, *, attack: PGD | FGSM | None = None, run: bool = True, count: int = 20) -> Case:
+    case = make_case(target, X[:count], Y[:count], LINF, attack or PGD(steps=20), seed=0)
+    if run:
+        case.main = case.within(case.attack, 5.0)
+    return case
+
+
+@pytest.mark.slow
+def test_every_check_is_green_on_the_adversarially_trained_network() -> None:
+    x, y = hiders.images(50)
+    target = load_model("bundled:fashion-cnn28-adversarial")
+    for restarts in (2, 5):
+        found = diagnose(
+            target, x, y, ThreatModel(Norm.LINF, 0.1), attack=PGD(steps=40, restarts=restarts), budget=60
+        )
+        assert {each.check: each.verdict for each in found.findings if each.verdict != "green"} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("quantizer", {"shattered", "black-box-beats-white-box", "unbounded-attack-fails", "zero-gradient"}),
+        ("saturated softmax", {"vanishing", "softmax-output", "unavailable-gradients", "zero-gradient"}),
+        ("dropped features", {"stochastic", "randomized"}),
+        ("unrolled descent", {"exploding", "black-box-beats-white-box", "unbounded-attack-fails"}),
+    ],
+)
+def test_what_a_hidden_gradient_shows_is_red(name: str, expected: set[str]) -> None:
+    found = diagnose(OBFUSCATED[name]().target, X[:12], Y[:12], LINF, budget=6.0)
+    assert expected <= {each.check for each in found.red}
+
+
+def test_every_check_has_a_finding_a_text_and_a_page() -> None:
+    found = diagnose(undefended(), X[:6], Y[:6], LINF, budget=3.0)
+    checks = {each.check for each in found.findings}
+    assert checks == set(TEXTS) | set(MODULE_CHECKS)
+    assert [check for check in checks if not (DOCS / f"{check}.md").is_file()] == []
+    for each in found.findings:
+        assert each.measured and each.explanation and each.page == f"diagnosis/{each.check}"
+        assert bool(each.remedy) is (each.verdict == "red")
+    assert found.right == 6 and len(found.records()) == found.attacked == 6
+    assert "fall to PGD" in found.text()
+
+
+def test_an_attack_without_a_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="give eps"):
+        diagnose(undefended(), X, Y, LINF, attack=DDN())
+    with pytest.raises(UsageError, match="give eps"):
+        diagnose(undefended(), X, Y, ThreatModel(Norm.LINF))
+
+
+def test_wrong_labels_are_refused() -> None:
+    with pytest.raises(UsageError, match="none of 20 inputs"):
+        diagnose(undefended(), X, (Y + 1) % 3, LINF, budget=1.0)
+
+
+def test_inputs_that_are_answered_wrongly_are_left_out() -> None:
+    labels = Y.clone()
+    labels[:5] = (labels[:5] + 1) % 3
+    assert len(make_case(undefended(), X, labels, LINF, PGD(), seed=0).x) == 15
+
+
+class _Inverted(nn.Module):
+    """Honest for one step from the input itself, and misleading farther away: the gradient turns around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = undefended().module
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.net(x)
+        return scores + 2 * (scores.detach() - scores)
+
+
+def test_a_gradient_that_leads_away_is_beaten_by_one_step_somewhere_else() -> None:
+    honest = _case(undefended())
+    case = _case(Target(_Inverted().eval(), num_classes=3, input_shape=(1, 8, 8), probe=False))
+    assert case.main is not None and honest.main is not None
+    assert int(case.main.success.sum()) == 0 and int(honest.main.success.sum()) >= 18
+    found, _ = behaviours.black_box_beats_white_box(case, seconds=2.0)
+    assert found.verdict == "red"
+
+
+def test_one_step_is_compared_input_by_input() -> None:
+    case = _case(undefended(), attack=PGD(steps=20))
+    assert case.main is not None
+    case.main.success = torch.zeros_like(case.main.success)
+    found = behaviours.one_step_beats_iterative(case, seconds=2.0)
+    alone = int(FGSM()(case.target, case.x, case.y, LINF, seed=0).success.sum())
+    assert f"{alone} fall to one step alone, 0 to the attack alone" in found.measured
+    assert found.statistic == pytest.approx(0.5**alone)
+    assert found.verdict == ("red" if alone >= 7 else "green")
+
+
+def test_a_curve_that_falls_is_red() -> None:
+    case = _case(undefended())
+    assert behaviours.success_falls_with_size(case, seconds=5.0).verdict == "green"
+    assert case.main is not None
+    case.attack = PGD(steps=1, step_size=1e-6)  # finds nothing at any size but what it is told it found
+    case.main.success = torch.ones_like(case.main.success)
+    assert behaviours.success_falls_with_size(case, seconds=5.0).verdict == "red"
+
+
+def _ran(values: list[float], reached: list[bool], fell: bool) -> Ran:
+    trace = Trace()
+    for value, hit in zip(values, reached, strict=True):
+        trace.rows.append(torch.tensor([0]))
+        trace.value.append(torch.tensor([value]))
+        trace.reached.append(torch.tensor([hit]))
+    return Ran([0], torch.tensor([fell]), X[:1], [(0, trace)], (), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [([float(step) for step in range(40)], "red"), ([min(step, 20) / 20 for step in range(40)], "green")],
+)
+def test_a_loss_that_still_rises_is_told_from_one_that_has_settled(values: list[float], verdict: str) -> None:
+    case = _case(undefended(), run=False, count=1)
+    case.main = _ran(values, [False] * 40, False)
+    assert indicators.incomplete_optimization(case).verdict == verdict
+
+
+def test_a_success_that_was_not_reported_is_silent() -> None:
+    case = _case(undefended(), run=False, count=1)
+    case.main = _ran([0.0, 1.0], [True, False], False)
+    assert indicators.silent_success(case).verdict == "red"
+    case.main = _ran([0.0, 1.0], [True, False], True)
+    assert indicators.silent_success(case).verdict == "green"
+
+
+def test_few_steps_are_helped_by_more() -> None:
+    case = _case(undefended(), attack=PGD(steps=2, step_size=0.2))
+    assert more_steps_help(case, seconds=3.0).verdict == "red"
+    assert more_steps_help(_case(undefended()), seconds=3.0).verdict == "green"
+
+
+def test_the_flags_say_what_the_classifier_is() -> None:
+    case = _case(undefended(), run=False)
+    assert flags.randomized(case).statistic == 0
+    assert flags.softmax_output(case).verdict == "green"
+    assert flags.optimization_at_inference(case).verdict == "green"
+    optimizing = make_case(
+        hiders.before(hiders.Descent()), *hiders.images(4), ThreatModel(Norm.LINF, 0.1), PGD(), seed=0
+    )
+    assert flags.optimization_at_inference(optimizing).statistic >= 20
+    wanting = replace(case, attack=PGD(loss="dlr"))
+    assert flags.few_classes(wanting).verdict == "green"
+
+
+def test_the_last_layer_is_found_behind_a_softmax_and_refused_at_the_input() -> None:
+    assert last_layer(undefended(), X[:2]) is None
+    assert last_layer(load_model("bundled:fashion-cnn28-plain"), hiders.images(2)[0]) == "net.dense2"
+    assert (
+        last_layer(hiders.behind(hiders.SharpSoftmax()), hiders.images(2)[0]) == "net.classifier.net.dense2"
+    )
+
+
+def test_binarization_passes_a_sound_attack_and_fails_a_weak_one() -> None:
+    x, y = hiders.images(14)
+    target, threat = load_model("bundled:fashion-cnn28-adversarial"), ThreatModel(Norm.LINF, 0.1)
+    sound = binarization(make_case(target, x, y, threat, PGD(steps=20), seed=0), seconds=30.0)
+    weak = binarization(make_case(target, x, y, threat, PGD(steps=1, step_size=1e-3), seed=0), seconds=30.0)
+    assert (sound.verdict, weak.verdict) == ("green", "red")
+    assert sound.statistic > 0.9 > weak.statistic
+
+
+@pytest.mark.parametrize(("norm", "size"), [(Norm.LINF, 1.0), (Norm.L2, 8.0), (Norm.L1, 64.0)])
+def test_the_whole_box_fits_into_a_ball_of_that_size(norm: Norm, size: float) -> None:
+    assert span_of(undefended(), norm) == size
