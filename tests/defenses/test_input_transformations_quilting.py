@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calipers.defenses.input_transformations.nearest import Nearest, nearest_points
+from calipers.defenses.input_transformations.nearest import Remembered, nearest_points
 from calipers.defenses.input_transformations.quilting import Quilting, patches_of, quilt, seams, tiles_of
 from calipers.defenses.parts import training_images
 from calipers.errors import UsageError
@@ -94,15 +94,21 @@ def test_neighbours_are_the_nearest_of_all(points: int) -> None:
 
 
 def test_remembered_neighbours_are_the_same_and_belong_to_no_copy() -> None:
-    nearest = Nearest(uniform(500, 25, seed=1), count=5)
-    queries = uniform(4, 9, 25, seed=2)
-    print_ = fingerprint_module(nearest)
-    first = nearest(queries)
-    assert torch.equal(nearest(queries.flip(0)).flip(0), first)
-    assert torch.equal(nearest(queries[:1]), first[:1])
-    assert torch.equal(first.flatten(0, 1), nearest_points(queries.flatten(0, 1), nearest.points, count=5))
-    assert fingerprint_module(nearest) == print_
-    assert copy.deepcopy(nearest)._memory.found == {}
+    points, queries = uniform(500, 25, seed=1), uniform(4, 9, 25, seed=2)
+    known = Remembered(5)
+    first = known.nearest(queries, points)
+    assert len(known) == 4
+    assert torch.equal(known.nearest(queries.flip(0), points).flip(0), first)
+    assert torch.equal(known.nearest(queries[:1], points), first[:1])
+    assert torch.equal(first.flatten(0, 1), nearest_points(queries.flatten(0, 1), points, count=5))
+    assert len(copy.deepcopy(known)) == 0
+
+
+def test_what_is_remembered_is_no_part_of_the_fingerprint() -> None:
+    module = Quilting(patches_of(training_images()[0][:20], count=500))
+    print_ = fingerprint_module(module)
+    module(training_images()[0][:2])
+    assert fingerprint_module(module) == print_
 
 
 def test_every_tile_comes_from_its_nearest_patches_and_all_of_them_come() -> None:

@@ -7,75 +7,65 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Nearest", "nearest_points"]
+__all__ = ["Remembered", "nearest_points"]
 
 _BLOCK, _QUERIES = 32, 32
 _REMEMBERED = 4096
 
 
 @final
-class Nearest(nn.Module):
-    """Finds the points nearest to each query of each row.
+class Remembered:
+    """Finds the points nearest to each query of each row, and remembers the latest 4096 rows.
 
-    Rows are remembered, the latest 4096 of them, since a judge asks about the same image many times. What is
-    remembered changes no answer, is no part of the module's fingerprint, and is not copied with it.
+    A judge asks about the same image many times. What is remembered changes no answer, is no part of a fingerprint, and
+    is not copied with the module that holds it.
 
     Args:
-        points: (points, dimensions).
-        count: how many are found for each query.
+        count: how many points are found for each query.
     """
 
-    points: Tensor
+    __slots__ = ("_found", "count")
 
-    def __init__(self, points: Float[Tensor, "points dimensions"], *, count: int) -> None:
-        super().__init__()
-        self.register_buffer("points", points.contiguous())
+    def __init__(self, count: int) -> None:
         self.count = count
-        self._memory = _Memory()
+        self._found: OrderedDict[bytes, Tensor] = OrderedDict()
 
-    def forward(
-        self, queries: Float[Tensor, "batch queries dimensions"]
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Remembered:
+        return Remembered(self.count)
+
+    def __reduce__(self) -> tuple[type[Remembered], tuple[int]]:
+        return Remembered, (self.count,)
+
+    def nearest(
+        self,
+        queries: Float[Tensor, "batch queries dimensions"],
+        points: Float[Tensor, "points dimensions"],
     ) -> Int[Tensor, "batch queries count"]:
         """Find neighbours.
 
         Args:
             queries: those of each row.
+            points: among which they are found, the same in every call.
 
         Returns:
             The numbers of the nearest points, the nearest first.
         """
         keys = [row.tobytes() for row in queries.detach().cpu().numpy()]
-        places = {key: row for row, key in enumerate(keys) if key not in self._memory.found}
-        known = {key: self._memory.found[key] for key in keys if key in self._memory.found}
+        places = {key: row for row, key in enumerate(keys) if key not in self._found}
+        known = {key: self._found[key] for key in keys if key in self._found}
         if places:
             new = queries[list(places.values())]
-            found = nearest_points(new.flatten(0, 1), self.points, count=self.count)
+            found = nearest_points(new.flatten(0, 1), points, count=self.count)
             known.update(zip(places, found.view(*new.shape[:2], self.count), strict=True))
-            self._memory.keep({key: known[key] for key in places})
+            self._found.update((key, known[key]) for key in places)
+            while len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
         return torch.stack([known[key] for key in keys])
-
-
-@final
-class _Memory:
-    """Answers by the bytes of their rows; a copy begins empty."""
-
-    __slots__ = ("found",)
-
-    def __init__(self) -> None:
-        self.found: OrderedDict[bytes, Tensor] = OrderedDict()
-
-    def keep(self, answers: dict[bytes, Tensor]) -> None:
-        self.found.update(answers)
-        while len(self.found) > _REMEMBERED:
-            self.found.popitem(last=False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Memory:
-        return _Memory()
-
-    def __reduce__(self) -> tuple[type[_Memory], tuple[()]]:
-        return _Memory, ()
 
 
 def nearest_points(

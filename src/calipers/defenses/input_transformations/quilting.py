@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calipers.defenses.input_transformations.nearest import Nearest
+from calipers.defenses.input_transformations.nearest import Remembered
 from calipers.defenses.input_transformations.outside import outside
 from calipers.errors import UsageError
 
@@ -37,6 +37,8 @@ class Quilting(nn.Module):
         UsageError: if the sizes do not fit together.
     """
 
+    patches: Tensor
+
     def __init__(
         self, patches: Float[Tensor, "patches side side"], *, overlap: int = 2, among: int = 10
     ) -> None:
@@ -48,7 +50,8 @@ class Quilting(nn.Module):
                 "overlap is from 1 to half a side, and there must be as many patches as are drawn from"
             )
         self.side, self.overlap, self.among = side, overlap, among
-        self.nearest = Nearest(patches.flatten(1), count=among)
+        self.register_buffer("patches", patches.flatten(1).contiguous())
+        self._known = Remembered(among)
 
     def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Tensor:
         """Quilt.
@@ -66,10 +69,10 @@ class Quilting(nn.Module):
         padded = _continued(x, self.side, self.overlap)
         tiles = tiles_of(padded, self.side, self.overlap)
         batch, rows, columns = tiles.shape[:3]
-        known = self.nearest(tiles.flatten(1, 2).flatten(2))
+        known = self._known.nearest(tiles.flatten(1, 2).flatten(2), self.patches)
         drawn = torch.randint(self.among, known.shape[:2], device=x.device)
         chosen = known.gather(2, drawn[..., None])[..., 0]
-        found = self.nearest.points[chosen].view(batch, rows, columns, self.side, self.side)
+        found = self.patches[chosen].view(batch, rows, columns, self.side, self.side)
         return quilt(found, overlap=self.overlap)[:, None, : x.shape[2], : x.shape[3]]
 
 
