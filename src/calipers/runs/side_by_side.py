@@ -17,6 +17,8 @@ from calipers.runs.executors import end_with_parent, interrupts_held_back
 
 __all__ = ["side_by_side"]
 
+_GOODBYE_SECONDS = 5.0
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -69,5 +71,8 @@ def _begin() -> None:
 
 def _end(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    for child in children:
         child.terminate()
+    for child in children:
+        child.join(_GOODBYE_SECONDS)
