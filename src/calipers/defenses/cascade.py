@@ -235,7 +235,7 @@ class Cascade(Defense):
     )
     recipe: ClassVar[str] = "Standard()"
     hides: ClassVar[tuple[Hides, ...]] = ()
-    minutes: ClassVar[float] = 8.0
+    minutes: ClassVar[float] = 6.0
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers: the last network of the cascade, and the same network trained plainly.

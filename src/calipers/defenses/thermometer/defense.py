@@ -115,7 +115,7 @@ class Thermometer(Defense):
     )
     recipe: ClassVar[str] = 'PGD(BPDA({"encoder": next_bucket}), steps=40, loss="margin")'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered",)
-    minutes: ClassVar[float] = 20.0
+    minutes: ClassVar[float] = 7.0
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers: encoding and adversarial training, each alone, both, and neither.
