@@ -15,7 +15,7 @@ _LATE, _SLOWER = 0.8, 0.1
 
 def descend(
     generator: nn.Module,
-    x: Float[Tensor, "rows 1 28 28"],
+    x: Float[Tensor, "rows 1 h w"],
     z: Float[Tensor, "rows latent"],
     *,
     steps: int,
@@ -94,7 +94,7 @@ class Projection(nn.Module):
         self.latent, self.steps, self.restarts = latent, steps, restarts
         self.rate, self.momentum, self.spread = rate, momentum, spread
 
-    def forward(self, x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch 1 28 28"]:
+    def forward(self, x: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 h w"]:
         """Project images.
 
         Args:
@@ -111,7 +111,7 @@ class Projection(nn.Module):
         return projected
 
     def best(
-        self, x: Float[Tensor, "batch 1 28 28"], starts: Float[Tensor, "batch restarts latent"]
+        self, x: Float[Tensor, "batch 1 h w"], starts: Float[Tensor, "batch restarts latent"]
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
         """Descend from all starts and keep what came nearest.
 
