@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 __all__ = ["AverageProbabilities", "EachCrop", "Ensemble"]
 
-_TOGETHER: Final = 480
+_TOGETHER: Final = 240
 
 
 @final
