@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, final
 
@@ -191,4 +191,5 @@ class DefenseGAN(Defense):
         if not (folder / f"{GENERATOR}.safetensors").is_file():
             train_generator(images, labels, folder, share=share, tell=tell)
         if not (folder / f"{CLASSIFIER}.safetensors").is_file():
-            train_classifier(self._projection(folder), images, labels, folder, share=share, tell=tell)
+            projection = replace(self, restarts=1)._projection(folder)
+            train_classifier(projection, images, labels, folder, share=share, tell=tell)
