@@ -10,7 +10,7 @@ import torch
 
 from calipers.attacks.judge import Judge
 from calipers.attacks.standard import Standard
-from calipers.diagnostics.diagnose import Diagnosis, diagnose
+from calipers.diagnostics.diagnose import Diagnosis
 from calipers.diagnostics.localize import localize
 from calipers.diagnostics.prescribe import prescribe
 from calipers.diagnostics.substitutes import Secant, ancestors, learned_for, substitutes_for
@@ -90,9 +90,7 @@ def test_modules_of_other_kinds_fall_too(made: str) -> None:
 
 
 def test_an_honest_network_is_attacked_plainly() -> None:
-    found = prescribe(
-        undefended(), X, Y, LINF, diagnose(undefended(), X[:8], Y[:8], LINF, budget=2.0), budget=2
-    )
+    found = prescribe(undefended(), X, Y, LINF, _localized(undefended(), X, LINF), budget=2.0)
     assert "BPDA" not in repr(found.attack) and "EOT" not in repr(found.attack)
     assert "NES" not in repr(found.attack)
 

@@ -33,6 +33,7 @@ __all__ = [
 _LEVEL = 0.01
 _SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _MOST_QUERIES = 5000
+_FEW = 100
 _MOST_POINTS = 100_000
 
 
@@ -88,7 +89,7 @@ def black_box_beats_white_box(case: Case, *, seconds: float) -> tuple[Finding, R
     rows = case.standing()
     queries = _afford(case, rows, seconds, each=5 if case.target.stochastic else 1, most=_MOST_QUERIES)
     ran = case.within(Square(queries=queries), seconds, rows=rows)
-    return case.more(name, ran, what=f"Square with {queries} queries"), ran
+    return case.more(name, ran, what=f"Square with {queries} queries", weak=queries < _FEW), ran
 
 
 def random_search_finds_more(case: Case, *, seconds: float) -> Finding:
@@ -104,7 +105,9 @@ def random_search_finds_more(case: Case, *, seconds: float) -> Finding:
     rows = case.standing()
     points = _afford(case, rows, seconds, each=12 if case.target.stochastic else 1, most=_MOST_POINTS)
     ran = case.within(RandomSearch(queries=points), seconds, rows=rows)
-    return case.more("random-search-finds-more", ran, what=f"one of {points} random points")
+    return case.more(
+        "random-search-finds-more", ran, what=f"one of {points} random points", weak=points < _FEW
+    )
 
 
 def unbounded_attack_fails(case: Case, *, seconds: float) -> tuple[Finding, Ran]:

@@ -26,6 +26,7 @@ __all__ = ["Case", "Ran", "make_case", "span_of"]
 _BLOCKS = (2, 8)
 _JUDGE = Judge(draws=20, alpha=0.01)
 _SHARE = 0.002
+_LEAST = 10
 
 
 @final
@@ -158,13 +159,14 @@ class Case:
         assert self.main is not None, "the attack runs before any check"
         return [row for row, fell in zip(self.main.rows, self.main.success.tolist(), strict=True) if not fell]
 
-    def more(self, check: str, ran: Ran, *, what: str, exact: bool = False) -> Finding:
+    def more(self, check: str, ran: Ran, *, what: str, exact: bool = False, weak: bool = False) -> Finding:
         """Judge by how many inputs another search brings down what the attack under diagnosis did not.
 
         Args:
             check: the name of the check.
             ran: what the other search found among the inputs that stand.
             what: the other search, in a few words.
+            weak: whether the other search had too little time to say anything by finding nothing.
             exact: whether the share itself is compared with the threshold, as AutoAttack does, and not the lower end
                 of its interval.
 
@@ -180,11 +182,14 @@ class Case:
         interval = clopper_pearson_interval([count], asked, confidence=0.95)
         low, high = float(interval.lower[0]), float(interval.upper[0])
         share = count / asked
+        red: bool | None = (share if exact else low) > _SHARE
+        if not red and (weak or len(ran.rows) < min(left, _LEAST)):
+            red = None  # too little was tried to call it green
         return self.finding(
             check,
             share,
             _SHARE,
-            (share if exact else low) > _SHARE,
+            red,
             f"share of inputs that {what} brings down and the attack does not: {count} of {asked}, "
             f"between {low:.3f} and {high:.3f} (95 %)",
             power=f"a share of {1 - 0.05 ** (1 / asked):.3f} is missed at most one time in 20",

@@ -45,6 +45,7 @@ KINDS: Final[tuple[Kind, ...]] = ("shattered", "stochastic", "exploding", "vanis
 """The ways in which a module hides a gradient."""
 
 _ROWS = 8
+_LISTED = 6
 _DIFFERS: Final = 1e-6
 _MISMATCH: Final = {True: 0.1, False: 0.5}
 _JUMP: Final = {True: 1e-3, False: 0.05}
@@ -160,7 +161,7 @@ def measure_modules(
     seed: int = 0,
     budget: float = 20.0,
 ) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
-    """Measure every module of a network, the innermost first.
+    """Measure every module of a network, the innermost first, and the user's own before those of torch.
 
     Args:
         target: the classifier.
@@ -170,7 +171,7 @@ def measure_modules(
         budget: seconds.
 
     Returns:
-        What was measured, in the order in which modules end; and the paths that the time did not suffice for.
+        What was measured; and the paths that the time did not suffice for.
     """
     check_seed(seed)
     net = _network(target)
@@ -182,7 +183,7 @@ def measure_modules(
     pass_one, pass_other = capture(net, one, draws.fold(2)), capture(net, other, draws.fold(2))
     measured: list[Measured] = []
     left: list[str] = []
-    paths = [path for path in pass_one.calls if path]
+    paths = sorted((path for path in pass_one.calls if path), key=lambda path: _turn(pass_one, path))
     for place, path in enumerate(paths):
         inside = [each for each in measured if _within(each.path, path)]
         spare = (budget - (time.perf_counter() - start)) / (len(paths) - place)
@@ -193,6 +194,14 @@ def measure_modules(
             _measure(path, pass_one, pass_other, draws.fold(3 + place), inside, spare=spare, seed=seed)
         )
     return tuple(measured), tuple(left)
+
+
+def _turn(seen: Pass, path: str) -> tuple[int, int]:
+    """Say when a module is measured: what calls no other first, and torch's own layers behind those of the user."""
+    module = seen.calls[path].module
+    if next(module.children(), None) is not None:
+        return 2, -path.count(".")
+    return int(type(module).__module__.startswith("torch.nn")), 0
 
 
 def _measure(
@@ -340,6 +349,10 @@ _EXPLAINED: Final[dict[Kind, tuple[str, str]]] = {
 }
 
 
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_LISTED]) + (", ..." if len(paths) > _LISTED else "")
+
+
 def _red(kind: Kind, each: Measured) -> Finding:
     statistic, threshold, words = _statistic(kind, each)
     explanation, remedy = _EXPLAINED[kind]
@@ -368,15 +381,15 @@ def _statistic(kind: Kind, each: Measured) -> tuple[float, float, str]:
 
 
 def _calm(kind: Kind, measured: Sequence[Measured], left: Sequence[str], seconds: float) -> Finding:
-    if not measured:
+    if not measured and not left:
         return Finding(
             kind,
             math.nan,
             math.nan,
             "open",
             "nothing",
-            "The classifier shows no modules.",
-            "Ask for the network itself, or attack by scores or decisions alone.",
+            "The classifier shows no modules: ask for the network itself, or attack by scores or decisions alone.",
+            "",
             seconds=seconds,
         )
     power = f"{len(measured)} modules, at two points of the ball of {_ROWS} inputs at most"
@@ -385,7 +398,7 @@ def _calm(kind: Kind, measured: Sequence[Measured], left: Sequence[str], seconds
     if left:
         verdict, explanation = (
             "open",
-            f"No module shows it, but {', '.join(left)} could not be measured in time.",
+            f"No module shows it, but {len(left)} could not be measured in time: {_listed(left)}.",
         )
     words = "modules that show it"
     return Finding(kind, 0.0, 1.0, verdict, words, explanation, "", power=power, seconds=seconds)
