@@ -88,6 +88,14 @@ def test_a_random_module_is_stochastic_and_nothing_else() -> None:
     assert _red(hiders.before(hiders.Dropped(), stochastic=True)) == {("stochastic", "pre")}
 
 
+def test_the_jumps_of_a_random_choice_are_not_blamed_on_the_module_around_it() -> None:
+    class Choosing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (torch.rand_like(x) < x.detach())  # what is kept depends on the input
+
+    assert _red(hiders.before(Choosing(), stochastic=True)) == {("stochastic", "pre")}
+
+
 def test_a_sharp_softmax_is_named_though_it_changes_nowhere_in_the_ball() -> None:
     assert _red(hiders.behind(hiders.SharpSoftmax())) == {("vanishing", "post")}
 

@@ -65,6 +65,7 @@ class Measured:
         layer: the name of its class.
         differs: the largest change of its output from one call to another with the same input, over the size of the
             output.
+        random: whether it, or a module inside it, draws at random.
         present: whether autograd gave a derivative.
         mismatch: by which share derivative and finite differences disagree, the median over rows; NaN if not measured.
         jump: the share of the change of its output that is left when the way is halved to nothing, likewise.
@@ -80,6 +81,7 @@ class Measured:
     path: str
     layer: str
     differs: float = 0.0
+    random: bool = False
     present: bool = True
     mismatch: float = math.nan
     jump: float = math.nan
@@ -106,7 +108,7 @@ class Measured:
                 found.append("vanishing")
         elif self.matters:
             silent = self.ratio == 0
-            jumps = self.jump > _JUMP[self.double] and (self.differs <= _DIFFERS or silent)
+            jumps = self.jump > _JUMP[self.double] and (silent or not self.random)
             if self.ratio > _EXPLODES:  # too steep for finite differences to say more
                 found.append("exploding")
             elif self.mismatch > _MISMATCH[self.double] or jumps:
@@ -231,6 +233,7 @@ def _measure(
     base = _changed(base, double=way.double)
     if "stochastic" not in known:
         base = _changed(base, differs=_differs(way, first))
+    base = _changed(base, random="stochastic" in known or base.differs > _DIFFERS)
     if known & {"shattered", "exploding", "vanishing"}:
         return _changed(base, matters=False)
     change = (way.value(1.0) - first).norm(dim=1)
