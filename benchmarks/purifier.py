@@ -3,8 +3,9 @@
     python benchmarks/purifier.py --images 20
 
 ``kept``: :func:`calipers.defenses.pixel_defend.purifier.purify`. ``full passes``: the algorithm as it is written, in
-the same number format. Both purify the same images one after the other in one process; the outcome says whether they agree
-to the last level. ``kept, 50 images`` is the time of one purification of fifty, of which an attack needs one a step.
+the same number format. Both purify the same images one after the other in one process; the outcome says whether they
+agree to the last level. ``kept, 50 images`` is the time of one purification of fifty, of which an attack needs one a
+step.
 """
 
 from __future__ import annotations
