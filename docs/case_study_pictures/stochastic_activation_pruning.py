@@ -1,4 +1,4 @@
-"""What pruning keeps of a layer, and an attack on it: `python docs/case_study_pictures/stochastic_activation_pruning.py`."""
+"""What pruning keeps of a layer: `python docs/case_study_pictures/stochastic_activation_pruning.py`."""
 
 from collections.abc import Sequence
 
