@@ -113,7 +113,7 @@ class Thermometer(Defense):
         "The encoding changes at its thresholds alone, so its derivative is 0 everywhere: the perturbations still get "
         "through, and only the gradient does not."
     )
-    recipe: ClassVar[str] = 'PGD(BPDA({"encoder": next_bucket}), steps=40, loss="margin")'
+    recipe: ClassVar[str] = 'PGD(BPDA({"encoder": next_bucket}), steps=40, step_size=0.25, loss="margin")'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered",)
     minutes: ClassVar[float] = 7.0
 
@@ -136,7 +136,7 @@ class Thermometer(Defense):
         Returns:
             The rows of the encoding alone, and of the encoding with adversarial training.
         """
-        plain, adaptive = PGD(steps=40, loss="margin"), _through(next_bucket)
+        plain, adaptive = PGD(steps=40, step_size=0.25, loss="margin"), _through(next_bucket)
         return (
             Row("undefended", "PGD-40 on the margin", plain, "linf", "0.1", "undefended", family=_ALONE),
             Row(
@@ -224,6 +224,15 @@ class Thermometer(Defense):
             ),
             Row(
                 "ablation",
+                "LS-PGA, 7 steps of 1 along the sign",
+                LogitSpacePGA(step_size=1.0),
+                "linf",
+                "0.1",
+                "adversarial",
+                family=_BOTH,
+            ),
+            Row(
+                "ablation",
                 "examples of an adversarially trained network",
                 Transfer(_MADRY),
                 "linf",
@@ -265,4 +274,4 @@ class Thermometer(Defense):
 
 def _through(ramp: Callable[..., Tensor]) -> PGD:
     """Search by PGD behind a ramp."""
-    return PGD(BPDA({"encoder": ramp}), steps=40, loss="margin")
+    return PGD(BPDA({"encoder": ramp}), steps=40, step_size=0.25, loss="margin")

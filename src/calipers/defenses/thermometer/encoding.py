@@ -204,5 +204,3 @@ def lower_buckets(
 def _edges(x: Tensor, levels: int) -> Tensor:
     """List the thresholds k/l."""
     return torch.arange(levels, device=x.device, dtype=x.dtype) / levels
-
-
