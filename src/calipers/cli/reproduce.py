@@ -177,6 +177,7 @@ def _measured(say: Say, rows: tuple[CaseRow, ...], question: Question, manner: _
 
 def _line(row: CaseRow) -> CaseLine:
     from calipers.report.case_study import case_line
+    from calipers.runs.reproduce import clean_correct
     from calipers.runs.store import RunStore
 
     with RunStore.read(row.path) as store:
@@ -191,6 +192,7 @@ def _line(row: CaseRow) -> CaseLine:
             family=row.family,
             size=row.size,
             within=row.within,
+            clean=clean_correct(store),
         )
 
 

@@ -88,6 +88,7 @@ def case_line(
     family: str,
     size: str,
     within: float | None,
+    clean: float | None = None,
     confidence: float = 0.95,
 ) -> CaseLine:
     """Summarize the attempts of one measurement.
@@ -103,6 +104,8 @@ def case_line(
         family: the mechanism.
         size: the size, for people.
         within: the largest distance that counts, for an attack that looked for the least; None for any.
+        clean: the share of clean inputs that a detector answers rightly and accepts; of another classifier the attempts
+            say it, so None.
         confidence: of the interval.
 
     Returns:
@@ -131,7 +134,7 @@ def case_line(
         family=family,
         size=size,
         inputs=len(rows),
-        clean=1 - sum(row.reason == "already wrong" for row in rows) / len(rows),
+        clean=1 - sum(row.reason == "already wrong" for row in rows) / len(rows) if clean is None else clean,
         robust=robust / len(rows),
         lower=float(interval.lower),
         upper=float(interval.upper),

@@ -24,13 +24,16 @@ __all__ = [
     "CaseRow",
     "Question",
     "case_rows",
+    "clean_correct",
     "defense_names",
     "figure_rows",
+    "in_order",
     "measure_case",
     "prescribed_row",
 ]
 
 _SCHEME = "iclr2018"
+_CLEAN = "clean correct"
 
 
 @final
@@ -194,7 +197,8 @@ class _Parcel(NamedTuple):
 
 def _measure(parcel: _Parcel) -> CaseRow | None:
     # In whichever process it is; a deadline is told by a clock that all processes of a machine share.
-    from calipers.runs.run import run
+    from calipers.runs.measure import Bench, measure, prepare
+    from calipers.runs.run import carry_out
 
     row: CaseRow | None = parcel.row
     if parcel.deadline is not None and time.monotonic() >= parcel.deadline:
@@ -203,11 +207,34 @@ def _measure(parcel: _Parcel) -> CaseRow | None:
         row = prescribed_row(parcel.row, parcel.question, budget=parcel.budget)
     if row is None:
         return None
+    if row.path.is_file():
+        with RunStore.open(row.path, row.spec) as store:
+            if _complete(store):
+                return row
+    device = parcel.question.device
+    bench = Bench(row.spec, device=device, trust_code=False)
+    target = bench.subject().target  # before there is a file, so that a part that is missing leaves none
     with RunStore.open(row.path, row.spec) as store:
+        prepared = prepare(row.spec, store, device=device, bench=bench, compile_allowed=False)
+        carry_out(prepared.tasks, store, measure, prepared.bench, deadline=parcel.deadline)
         if not _complete(store):
-            device = parcel.question.device
-            run(row.spec, store, device=device, compile_allowed=False, deadline=parcel.deadline)
-        return row if _complete(store) else None
+            return None
+        if target.detector:  # one that rejects a clean image errs, and no attempt says so
+            store.settle({_CLEAN: f"{bench.clean_correct()} of {len(store)}"})
+    return row
+
+
+def clean_correct(store: RunStore) -> float | None:
+    """Read the share of clean inputs that a detector answers rightly and accepts.
+
+    Args:
+        store: a complete run.
+
+    Returns:
+        The share; None where the classifier rejects nothing.
+    """
+    right, _, inputs = store.facts().get(_CLEAN, "").partition(" of ")
+    return int(right) / int(inputs) if inputs else None
 
 
 def _complete(store: RunStore) -> bool:

@@ -167,6 +167,11 @@ def _find(
             from calipers.sources.onnx import load_onnx
 
             return LoadedModel(*load_onnx(reference, input_shape=input_shape))
+        case "iclr2018":
+            raise UsageError(
+                f"{reference.text} names a defense, which the catalog loads: use calipers.load_model, or import "
+                "calipers.runs.catalog first"
+            )
         case _:
             from calipers.sources.hubs import load_hub_model
 

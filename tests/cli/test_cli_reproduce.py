@@ -1,0 +1,68 @@
+"""`reproduce` and `train iclr2018`: what they refuse; one defense, measured, stored and shown again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("reproduce", "iclr2019"), "study is 'iclr2019': use one of iclr2018"),
+        (
+            ("reproduce", "iclr2018", "jpeg"),
+            "no defense of ICLR 2018 is called 'jpeg': there are thermometer",
+        ),
+        (("reproduce", "iclr2018", "--quick", "--limit", "3"), "--quick takes 16 images"),
+        (
+            ("reproduce", "iclr2018", "thermometer", "--weights", "nowhere"),
+            "no file nowhere/.*calipers train iclr2018",
+        ),
+        (("train", "iclr2018", "thermometer"), "--data is not given"),
+        (
+            ("attack", "iclr2018:nothing", "bundled:fashion-mnist", "--norm", "linf"),
+            "no defense of ICLR 2018",
+        ),
+        (
+            ("attack", "iclr2018:thermometer/x", "bundled:fashion-mnist", "--norm", "linf"),
+            "thermometer has no variant 'x': there are",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    calipers: Call, here: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    said = calipers(*arguments)
+    assert said.code == 2
+    import re
+
+    assert re.search(words, said.complaint), said.complaint
+    assert not (here / "runs").exists()
+
+
+def test_a_defense_is_measured_stored_and_shown_again(calipers: Call, here: Path) -> None:
+    command = ("reproduce", "iclr2018", "thermometer", "--limit", "6", "--no-prescribe", "--json")
+    said = calipers(*command)
+    assert said.code == 0, said.err
+    rows = said.json["rows"]
+    by_role = {row["role"]: row for row in reversed(rows)}
+    assert by_role["matched"]["no_gradient"] > 0
+    assert by_role["adaptive"]["robust"] < by_role["matched"]["robust"]
+    files = sorted((here / "runs/iclr2018/thermometer").glob("*.sqlite"))
+    assert len(files) == len(rows)
+    shown = calipers("show", files[0], "--json").json
+    assert shown["done"] == 6
+    again = calipers(*command).json["rows"]
+    assert again == rows
