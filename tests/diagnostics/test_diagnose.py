@@ -45,14 +45,15 @@ def _case(target: Target, *, attack: PGD | FGSM | None = None, run: bool = True,
 
 
 @pytest.mark.slow
-def test_every_check_is_green_on_the_adversarially_trained_network() -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("restarts", [2, 5])
+def test_every_check_is_green_on_the_adversarially_trained_network(restarts: int) -> None:
     x, y = hiders.images(50)
     target = load_model("bundled:fashion-cnn28-adversarial")
-    for restarts in (2, 5):
-        found = diagnose(
-            target, x, y, ThreatModel(Norm.LINF, 0.1), attack=PGD(steps=40, restarts=restarts), budget=60
-        )
-        assert {each.check: each.verdict for each in found.findings if each.verdict != "green"} == {}
+    attack = PGD(steps=40, restarts=restarts)
+    # four times the usual time, for a machine that does other things
+    found = diagnose(target, x, y, ThreatModel(Norm.LINF, 0.1), attack=attack, budget=240.0)
+    assert {each.check: each.verdict for each in found.findings if each.verdict != "green"} == {}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from calipers.threat.threat_model import Norm, ThreatModel
 
 __all__ = ["Case", "Ran", "make_case", "span_of"]
 
-_BLOCKS = (2, 8)
+_FIRST, _MORE = 2, 16
+_SAFE = 0.7
 _JUDGE = Judge(draws=20, alpha=0.01)
 _SHARE = 0.002
 _LEAST = 10
@@ -70,6 +71,7 @@ class Case:
         attack: the attack under diagnosis.
         seed: of every draw.
         main: what that attack found, once it has run.
+        pace: seconds that a forward pass costs by itself, and that each input adds, once they were measured.
     """
 
     target: Target
@@ -79,6 +81,7 @@ class Case:
     attack: Attack
     seed: int
     main: Ran | None = field(default=None)
+    pace: tuple[float, float] | None = field(default=None)
 
     @property
     def gradient(self) -> GradientEstimator:
@@ -120,11 +123,11 @@ class Case:
         began, todo = perf_counter(), list(range(len(self.x)) if rows is None else rows)
         done: list[int] = []
         found, images, attempts, traces = [], [], list[Attempt](), list[tuple[int, Trace]]()
-        for limit in (*_BLOCKS, len(todo)):
+        for limit in (_FIRST, len(todo)):
             size = min(limit, len(todo))
             if done:
                 spent = perf_counter() - began
-                size = min(size, int((seconds - spent) / (spent / len(done))))
+                size = min(size, self._rows_in(seconds - spent, spent, len(done)))
             if size < 1:
                 break
             part, todo = todo[:size], todo[size:]
@@ -153,6 +156,29 @@ class Case:
         success = torch.cat(found) if found else torch.zeros(0, dtype=torch.bool)
         kept = torch.cat(images) if images else self.x[:0].cpu()
         return Ran(done, success, kept, traces, tuple(attempts), perf_counter() - began)
+
+    def _rows_in(self, seconds: float, spent: float, done: int) -> int:
+        """Say how many inputs fit into some seconds, if a batch of the first ones took so long."""
+        if self.pace is None:
+            self.pace = self._measured_pace()
+        fixed, each = self.pace
+        scale = spent / (fixed + each * done)
+        return int((_SAFE * seconds / max(scale, 1e-12) - fixed) / each)
+
+    def _measured_pace(self) -> tuple[float, float]:
+        """Time forward passes of two batches: what a pass costs by itself, and what each input adds."""
+        times = []
+        for count in (_FIRST, min(_MORE, len(self.x))):
+            rows = list(range(count))
+            taken = []
+            for turn in range(3):
+                began = perf_counter()
+                self.target.outcomes(self.x[rows], draws=self.draws(rows).fold(turn))
+                taken.append(perf_counter() - began)
+            times.append((count, min(taken)))
+        (few, short), (many, long) = times
+        each = max((long - short) / max(many - few, 1), 0.02 * short / few, 1e-9)
+        return max(short - few * each, 0.0), each
 
     def standing(self) -> list[int]:
         """List the inputs that the attack under diagnosis did not bring down."""
