@@ -24,6 +24,7 @@ from calipers.certificates.lipschitz.operators import (
     ConvolutionMethod,
     Monomial,
     Operator,
+    times,
     up,
 )
 from calipers.threat.threat_model import Norm
@@ -134,7 +135,7 @@ class Composition:
                 flow.upper = flow.base.upper
                 return flow.upper
             found = flow.operator.norm(self.norm, method=self.method)
-            flow.upper = _times(flow.base.upper, found.value)
+            flow.upper = times(flow.base.upper, found.value)
             copies = isinstance(flow.operator, Monomial) and flow.operator.factors is None
             if not (copies and found.value == 1.0):
                 shown = [part for part in flow.parts if not part[2]] or list(flow.parts)
@@ -208,7 +209,7 @@ class Composition:
             The result, with no map pending.
         """
         constant = max(abs(slopes[0]), abs(slopes[1]))
-        total = _times(self.upper(flow), constant)
+        total = times(self.upper(flow), constant)
         self._row(place, kind, constant, f"slope in [{slopes[0]:.7g}, {slopes[1]:.7g}]", False, total)
         return Flow(Base(total, (flow,), slopes), Monomial(flow.shape), flow.shape)
 
@@ -239,7 +240,7 @@ class Composition:
         Returns:
             The result, with no map pending.
         """
-        total = _times(self.upper(flow), constant)
+        total = times(self.upper(flow), constant)
         self._row(place, kind, constant, method, linear, total)
         return Flow(Base(total, (flow,), extreme=extreme), Monomial(shape), shape)
 
@@ -287,7 +288,7 @@ class Composition:
                     return Flow(base, merged, first.shape, tuple(dict.fromkeys(parts)))
         factor = {Norm.L1: 1.0, Norm.L2: up(math.sqrt(2.0)), Norm.LINF: 2.0}[self.norm]
         apart = up(self.upper(first) + self.upper(second))
-        total = min(apart, _times(self.joint((first, second)), factor))
+        total = min(apart, times(self.joint((first, second)), factor))
         self._row(place, kind, factor, "sum of branches", True, total)
         return Flow(Base(total, (first, second)), Monomial(first.shape), first.shape)
 
@@ -316,9 +317,9 @@ class Composition:
             base, weight = grouped.popitem()
             partner = next((other for other in grouped if _are_sorted(base, other)), None)
             if partner is None:
-                totals.append(_times(base.upper, weight))
+                totals.append(times(base.upper, weight))
             else:
-                totals.append(_times(self.joint(base.inputs), max(weight, grouped.pop(partner))))
+                totals.append(times(self.joint(base.inputs), max(weight, grouped.pop(partner))))
         if len(totals) == 1:
             return totals[0]
         match self.norm:
@@ -342,14 +343,6 @@ class Composition:
         operator: Operator | None = None,
     ) -> None:
         self.layers.append(LayerBound(name, kind, upper, method, linear, total, operator))
-
-
-def _times(first: float, second: float) -> float:
-    if first == 1.0 or second == 0.0:
-        return second
-    if second == 1.0 or first == 0.0:
-        return first
-    return up(max(first * second, math.ulp(0.0)))
 
 
 def _readings(flow: Flow) -> list[tuple[Base, Operator]]:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from calipers.certificates.lipschitz.composed import eclipse_fast
 from calipers.certificates.lipschitz.composition import Base, Composition, Flow
 from calipers.certificates.lipschitz.margin import dual_norm_of_difference
-from calipers.certificates.lipschitz.operators import Dense, up
+from calipers.certificates.lipschitz.matrices import power_of_two
+from calipers.certificates.lipschitz.operators import Dense, times, up
 from calipers.threat.threat_model import Norm
 
 __all__ = ["Tail", "last_layer", "per_coordinate", "vector"]
@@ -120,13 +121,15 @@ class Tail:
         """
         total, extra = 1.0, 0.0
         for layer in self.layers:
-            size = up(float(np.linalg.norm(layer.matrix)), operations=layer.matrix.size + 8)
-            extra = up(extra * (size + layer.slack) + total * layer.slack)
-            total = up(total * size)
+            scale = power_of_two(layer.matrix)
+            length = float(np.linalg.norm(layer.matrix / scale))
+            size = times(up(length, operations=layer.matrix.size + 8), scale)
+            extra = up(times(extra, up(size + layer.slack)) + times(total, layer.slack))
+            total = times(total, size)
         return extra
 
     def _whole(self, value: float) -> float:
-        return up(up(value + self._lost()) * self.base.upper)
+        return times(up(value + self._lost()), self.base.upper)
 
     def _pairs(self, values: Array) -> Array:
         lost = up(self._lost() * math.sqrt(2.0))
@@ -165,7 +168,7 @@ def per_coordinate(composition: Composition, flow: Flow, upper: float, count: in
     operator = flow.operator
     if isinstance(operator, Dense) and operator.whole:
         rows = _dual(operator.matrix, composition.norm) + operator.slack
-        largest = min(upper, up(float(rows.max()) * flow.base.upper))
+        largest = min(upper, times(up(float(rows.max())), flow.base.upper))
     return _constant(up(2.0 * largest), count)
 
 

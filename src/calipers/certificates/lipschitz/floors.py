@@ -31,9 +31,10 @@ def operator_floor(operator: Operator, norm: Norm) -> float:
         case Monomial():
             return operator.norm(norm).value * _DOWN
         case Dense():
-            return _stretch(sparse.csr_array(operator.matrix), norm)
+            found = _stretch(sparse.csr_array(operator.matrix), norm)
         case Convolved():
-            return _stretch(operator.convolution.matrix(operator.size), norm)
+            found = _stretch(operator.convolution.matrix(operator.size), norm)
+    return max(found - (1.0 + 1e-9) * operator.slack, 0.0)  # what merging may have added to the map
 
 
 def _stretch(matrix: sparse.csr_array, norm: Norm) -> float:

@@ -71,6 +71,10 @@ def _check_modes(module: nn.Module) -> None:
                 "has a forward hook, which may change anything: remove it (weight_norm and "
                 "spectral_norm of the old style are hooks: use those of torch.nn.utils.parametrizations)",
             )
+        if vars(part).get("_compiled_call_impl") is not None:
+            raise UnknownLayer(
+                path, kind, "is compiled, or its call replaced: bound the network before .compile()"
+            )
         replaced = [name for name in vars(part) if callable(getattr(type(part), name, None))]
         if replaced or type(part).__call__ is not nn.Module.__call__:
             name = replaced[0] if replaced else "__call__"

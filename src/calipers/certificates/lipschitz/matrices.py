@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import scipy.linalg
@@ -24,6 +25,7 @@ __all__ = [
     "matrix_norm",
     "operator_norm",
     "power_of_two",
+    "unscaled",
 ]
 
 SVD_SIDE = 600
@@ -49,7 +51,7 @@ def power_of_two(array: NDArray[np.float64]) -> float:
         array: weights.
 
     Returns:
-        The power, at most twice the largest magnitude; 1 where all are 0.
+        The power, between half the largest magnitude and twice it; 1 where all are 0.
 
     Raises:
         UsageError: if a weight is not finite.
@@ -57,7 +59,21 @@ def power_of_two(array: NDArray[np.float64]) -> float:
     largest = float(np.abs(array).max(initial=0.0))
     if not math.isfinite(largest):
         raise UsageError(f"largest weight is {largest}: no bound can be given of NaN or infinite weights")
-    return math.ldexp(1.0, math.frexp(largest)[1]) if largest else 1.0
+    return math.ldexp(1.0, min(math.frexp(largest)[1], 1023)) if largest else 1.0
+
+
+def unscaled(value: float, scale: float) -> float:
+    """Multiply a bound by the power of two that was divided out, which rounds where the product is no normal float.
+
+    Args:
+        value: 0 or more.
+        scale: from :func:`power_of_two`.
+
+    Returns:
+        At least the product.
+    """
+    found = value * scale
+    return math.nextafter(found, math.inf) if value > 0.0 and found < sys.float_info.min else found
 
 
 def matrix_norm(matrix: NDArray[np.float64], norm: Norm) -> float:
@@ -88,9 +104,9 @@ def matrix_norm(matrix: NDArray[np.float64], norm: Norm) -> float:
     match norm:
         case Norm.L1 | Norm.LINF:
             axis = 0 if norm is Norm.L1 else 1
-            return _raised(np.abs(scaled).sum(axis=axis).max(), matrix.shape[axis]) * scale
+            return unscaled(_raised(np.abs(scaled).sum(axis=axis).max(), matrix.shape[axis]), scale)
         case Norm.L2:
-            return _dense_l2(scaled) * scale
+            return unscaled(_dense_l2(scaled), scale)
         case Norm.L0:
             raise UsageError("norm is l0: operator norms are given in l1, l2 and linf")
 
@@ -152,7 +168,7 @@ def gram_iteration(matrix: NDArray[np.float64], *, iterations: int = 8) -> float
     bound = 1.0 + 4 * UNIT * current.size
     for size, error in reversed(steps):
         bound = math.sqrt((size * bound + error) * (1 + 8 * UNIT))
-    return bound * scale * (1 + 2 * UNIT)
+    return unscaled(bound * (1 + 2 * UNIT), scale)
 
 
 def operator_norm(matrix: scipy.sparse.csr_array | NDArray[np.float64], norm: Norm) -> float:
@@ -180,11 +196,11 @@ def operator_norm(matrix: scipy.sparse.csr_array | NDArray[np.float64], norm: No
     one, infinity = (_raised(magnitude.sum(axis=axis).max(), sparse.shape[axis]) for axis in (0, 1))
     match norm:
         case Norm.L1:
-            return one * scale
+            return unscaled(one, scale)
         case Norm.LINF:
-            return infinity * scale
+            return unscaled(infinity, scale)
         case Norm.L2:
-            return _sparse_l2(sparse, one, infinity) * scale
+            return unscaled(_sparse_l2(sparse, one, infinity), scale)
         case Norm.L0:
             raise UsageError("norm is l0: operator norms are given in l1, l2 and linf")
 

@@ -7,7 +7,17 @@ from typing import Final
 
 import numpy as np
 
-from calipers.certificates.lipschitz.operators import UNIT, Array, Convolved, Dense, Monomial, Operator, up
+from calipers.certificates.lipschitz.operators import (
+    UNIT,
+    Array,
+    Convolved,
+    Dense,
+    Monomial,
+    Operator,
+    times,
+    underflows,
+    up,
+)
 
 __all__ = ["add", "compose"]
 
@@ -30,7 +40,7 @@ def compose(first: Operator, second: Operator) -> Operator | None:
     """Merge a map with the one that follows it, where the result is again of one of the three kinds.
 
     Scaling by channel goes into a convolution on either side of it, scaling of single features into a matrix, two
-    matrices into their product.
+    matrices into their product. Weights whose products may underflow stay apart, since what they lose is not relative.
 
     Args:
         first: the map that is applied first.
@@ -55,12 +65,12 @@ def compose(first: Operator, second: Operator) -> Operator | None:
             return _scale_outputs(first, factors, second)
         case Monomial(), Dense():
             factors = first.last_factors()
-            if factors is None:
+            if factors is None or underflows(factors, second.matrix):
                 return None
             return _rescaled(second, second.matrix * factors[None, :], factors, first.roundings)
         case Dense(), Monomial():
             factors = second.last_factors()
-            if factors is None or second.shape[-1] != len(first.matrix):
+            if factors is None or second.shape[-1] != len(first.matrix) or underflows(factors, first.matrix):
                 return None
             return _rescaled(first, first.matrix * factors[:, None], factors, second.roundings)
         case Dense(), Dense():
@@ -69,10 +79,12 @@ def compose(first: Operator, second: Operator) -> Operator | None:
             return None
 
 
-def _compose_monomials(first: Monomial, second: Monomial) -> Monomial:
+def _compose_monomials(first: Monomial, second: Monomial) -> Monomial | None:
     if first.is_identity:
         return second
     before = first.factors
+    if before is not None and second.factors is not None and underflows(before, second.factors):
+        return None
     if second.index is None:
         index = None if first.index is None else first.index.reshape(second.shape)
         if before is not None and first.shape != second.shape:
@@ -118,15 +130,19 @@ def _after_scaling(first: Monomial, second: Convolved) -> Convolved | None:
     return padded if first.factors is None else _scale_inputs(padded, factors, first)
 
 
-def _scale_inputs(conv: Convolved, factors: Array, scaling: Monomial) -> Convolved:
+def _scale_inputs(conv: Convolved, factors: Array, scaling: Monomial) -> Convolved | None:
     kernel = conv.convolution.grouped
+    if underflows(factors, kernel):
+        return None
     split = factors.reshape(len(kernel), -1)
     by = split[:, :, None] if conv.convolution.transposed else split[:, None, :]
     return _rekernelled(conv, kernel * by[(..., *(None,) * (kernel.ndim - 3))], factors, scaling.roundings)
 
 
-def _scale_outputs(conv: Convolved, factors: Array, scaling: Monomial) -> Convolved:
+def _scale_outputs(conv: Convolved, factors: Array, scaling: Monomial) -> Convolved | None:
     kernel = conv.convolution.grouped
+    if underflows(factors, kernel):
+        return None
     split = factors.reshape(len(kernel), -1)
     by = split[:, None, :] if conv.convolution.transposed else split[:, :, None]
     return _rekernelled(conv, kernel * by[(..., *(None,) * (kernel.ndim - 3))], factors, scaling.roundings)
@@ -146,7 +162,7 @@ def _rescaled(dense: Dense, matrix: Array, factors: Array, roundings: int) -> De
 def _scaled_slack(slack: float, factors: Array, mass: float, roundings: int) -> float:
     """Bound the error of a scaled map: the old one, scaled, and a relative one in each entry."""
     largest = float(np.abs(factors).max())
-    return up(slack * largest + 2.0 * (roundings + 2) * UNIT * mass, operations=roundings + 8)
+    return up(times(slack, largest) + 2.0 * (roundings + 2) * UNIT * mass, operations=roundings + 8)
 
 
 def _product(first: Dense, second: Dense) -> Dense | None:
@@ -156,9 +172,11 @@ def _product(first: Dense, second: Dense) -> Dense | None:
         return None
     if outputs * inputs > 4 * (outputs * middle + middle * inputs):
         return None  # a bottleneck: the product is far larger than its factors
+    if underflows(first.matrix, second.matrix):
+        return None
     a, b = first.mass, second.mass
     error = 2.0 * (middle + 2) * UNIT * a * b
-    slack = up(error + first.slack * (b + second.slack) + second.slack * a)
+    slack = up(error + times(first.slack, up(b + second.slack)) + times(second.slack, a))
     return Dense(second.matrix @ first.matrix, first.whole, slack)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calipers.certificates.lipschitz.convolution import Convolution, PaddingMode
+from calipers.certificates.lipschitz.matrices import power_of_two
 from calipers.certificates.lipschitz.spectral import NormBound, convolution_norm, matrix_norm
 from calipers.threat.threat_model import Norm
 
@@ -26,6 +27,8 @@ __all__ = [
     "Dense",
     "Monomial",
     "Operator",
+    "times",
+    "underflows",
     "up",
 ]
 
@@ -34,6 +37,9 @@ Array = NDArray[np.float64]
 
 UNIT: Final = 2.0**-53
 """Half the distance from 1 to the next float64."""
+
+_SMALL: Final = 2.0**-900
+"""Least product of weights that are merged: errors of its rounding, and of theirs, are normal floats too."""
 
 
 def up(value: float, *, operations: int = 8) -> float:
@@ -49,6 +55,43 @@ def up(value: float, *, operations: int = 8) -> float:
     return (
         math.nextafter(value * (1.0 + 2.0 * operations * UNIT), math.inf) if value > 0.0 else max(value, 0.0)
     )
+
+
+def times(first: float, second: float) -> float:
+    """Multiply two bounds, rounded up; a product of two positive ones is positive.
+
+    Args:
+        first: 0 or more.
+        second: 0 or more.
+
+    Returns:
+        At least the product; exactly it where one of them is 0 or 1.
+    """
+    if first == 1.0 or second == 0.0:
+        return second
+    if second == 1.0 or first == 0.0:
+        return first
+    return up(max(first * second, math.ulp(0.0)))
+
+
+def underflows(first: Array, second: Array) -> bool:
+    """Say whether a product of an entry of one array with one of the other may be rounded to less than a normal float.
+
+    Relative errors bound the rounding of all other products, with room for a factor of 2^-53.
+
+    Args:
+        first: weights.
+        second: weights.
+
+    Returns:
+        True if it may be.
+    """
+    return _least(first) * _least(second) < _SMALL
+
+
+def _least(array: Array) -> float:
+    size = np.abs(array)
+    return float(np.min(size, where=size > 0.0, initial=math.inf))
 
 
 @final
@@ -100,13 +143,17 @@ class Monomial:
             )
         copied = self.index.ravel() >= 0
         weights = np.broadcast_to(factors, self.shape).ravel()[copied]
+        # so that squares neither vanish nor overflow
+        scale = 1.0 if self.factors is None else power_of_two(weights)
+        weights = weights / scale
         weights = weights**2 if norm is Norm.L2 else weights
         sums = np.bincount(self.index.ravel()[copied], weights=weights)
         most = float(sums.max(initial=0.0))
         found = math.sqrt(most) if norm is Norm.L2 else most
         exact = found == round(found) and self.factors is None
         longest = int(np.bincount(self.index.ravel()[copied]).max(initial=0))
-        return NormBound(found if exact else up(found, operations=2 * self.roundings + longest + 8), text)
+        raised = found if exact else up(found, operations=2 * self.roundings + longest + 8)
+        return NormBound(times(raised, scale), text)
 
     def channel_factors(self) -> Array | None:
         """Give one factor a channel (the first axis), where the factors depend on nothing else.

@@ -2,14 +2,17 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 
+from calipers.certificates.lipschitz.shapes import InFloat64
 from calipers.certificates.lipschitz.stretch import (
     DUAL,
     ROUNDING,
@@ -96,6 +99,32 @@ def sampled_lower_bound(
     return finite_maximum(quotients) * (1.0 - ROUNDING)
 
 
+class _Largest(TorchFunctionMode):
+    """Notes the largest magnitude that any function of torch gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = 0.0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function of torch, and note its result."""
+        del types
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.is_floating_point():
+            self.value = max(self.value, finite_maximum(found.abs().flatten()))
+        return found
+
+
+def _unchanged(saved: Tensor) -> Tensor:
+    return saved
+
+
 @final
 @dataclass(frozen=True)
 class _Search:
@@ -113,8 +142,16 @@ class _Search:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64).to(self.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the network; a copy of the input is given, since it may work in place."""
-        return torch.as_tensor(self.net(x.clone())).flatten(1)
+        """Apply the network in float64; copies are given, and saved for the backward: it may work in place."""
+        with InFloat64(), saved_tensors_hooks(Tensor.clone, _unchanged):
+            return torch.as_tensor(self.net(x.clone())).flatten(1)
+
+    def largest(self, points: Tensor) -> float:
+        """Find the largest magnitude inside the network, or outside of it, at some points."""
+        noted = _Largest()
+        with torch.no_grad(), noted:
+            self.forward(points)
+        return noted.value
 
     def draw(self, count: int, shape: tuple[int, ...]) -> Tensor:
         """Draw points: uniform ones, and for each second one less contrast around a random level."""
@@ -191,14 +228,16 @@ class _Search:
         second = (points + 0.5 * reach * unit).clamp(self.low, self.high)
         best = torch.full((len(points),), -math.inf, dtype=torch.float64, device=self.device)
         best_first, best_second = first, second
+        inside = 2.0**-50 * self.largest(points)
         for step in range(steps + 1):
             ends = torch.stack([first, second]).requires_grad_(True)
             outputs = self.forward(ends.flatten(0, 1)).view(2, len(points), -1)
             moved, length = outputs[0] - outputs[1], size(ends[0] - ends[1], self.norm)
             quotient = size(moved, self.norm) / length
             with torch.no_grad():
-                # What rounding in the outputs may have added is taken off before it is believed.
+                # What rounding, in the outputs or inside, may have added is taken off before it is believed.
                 doubt = 1e-10 * (size(outputs[0], self.norm) + size(outputs[1], self.norm)) / length
+                doubt = doubt + inside * quotient.clamp_min(1.0) / length
                 value = (quotient - doubt).nan_to_num(-math.inf, -math.inf, -math.inf)
                 better = value > best
                 best = torch.where(better, value, best)

@@ -36,18 +36,21 @@ class InFloat64(TorchFunctionMode):
         del types
         named = dict(kwargs or {})
         if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
-            # the cast itself would round
-            if func is Tensor.float:
+            # the cast itself would round, also inside of a sum, a mean or a softmax
+            if func is Tensor.float or (func in (Tensor.to, Tensor.type_as) and _is_single(args[1:])):
                 return args[0].clone()
-            if func in (Tensor.to, Tensor.type):
-                args = tuple(torch.float64 if value is torch.float32 else value for value in args)
-                named = {
-                    name: torch.float64 if value is torch.float32 else value for name, value in named.items()
-                }
+            args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+            named = {
+                name: torch.float64 if value is torch.float32 else value for name, value in named.items()
+            }
         found = func(*args, **named)
         if isinstance(found, Tensor) and found.dtype is torch.float32:
             return found.double()
         return found
+
+
+def _is_single(given: tuple[Any, ...]) -> bool:
+    return bool(given) and isinstance(given[0], Tensor) and given[0].dtype is torch.float32
 
 
 class _Shaped(fx.Proxy):

@@ -20,6 +20,7 @@ from calipers.certificates.lipschitz.matrices import (
     matrix_norm,
     operator_norm,
     power_of_two,
+    unscaled,
 )
 from calipers.certificates.lipschitz.torus import Symbol, circulant_norm, first_grid, torus_norm
 from calipers.errors import UsageError
@@ -128,10 +129,10 @@ def convolution_norm(
     scaled = _scaled(convolution, scale)
     if norm is not Norm.L2:
         value, words = _sums(scaled, norm, size)
-        return NormBound(value * scale, words)
+        return NormBound(unscaled(value, scale), words)
     exact = None if size is None or method == "grid" else _exact(scaled, size, method)
     value, words = _grid(scaled, size) if exact is None else exact
-    return NormBound(value * scale, words)
+    return NormBound(unscaled(value, scale), words)
 
 
 def _scaled(convolution: Convolution, scale: float) -> Convolution:

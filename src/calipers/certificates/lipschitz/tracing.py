@@ -108,7 +108,8 @@ class Trace:
     def check_agreement(self) -> None:
         """Compare the graph with the frozen network tightly, and with the untouched one as closely as float32 allows.
 
-        Each input is given to the untouched network alone, so that a mixing of the batch shows.
+        Each input is given to the untouched network alone, so that a mixing of the batch shows, and for half of the
+        probes with gradients enabled, as a search for adversarial examples does.
 
         Raises:
             UnknownLayer: if they differ, or the network's state changes.
@@ -123,15 +124,18 @@ class Trace:
         drawn = torch.randn((2, ROWS, *self.input_shape), generator=generator)
         levels = torch.tensor([0.0, 1.0, 0.5]).view(-1, *[1] * len(self.input_shape))
         plain = levels.expand(ROWS, *self.input_shape)
-        for probe in (0.5 * drawn[0] + 0.5, 3.0 * drawn[1], plain, 2.0 * plain - 1.0):
+        noted = []
+        for number, probe in enumerate((0.5 * drawn[0] + 0.5, 3.0 * drawn[1], plain, 2.0 * plain - 1.0)):
             x = probe.double()
             outputs = self.run(x)
             try:
                 with InFloat64():
                     tight = self.root(x.clone())
-                loose = torch.cat(
-                    [self.original(x[row : row + 1].to(dtype, copy=True)) for row in range(ROWS)]
-                )
+                with torch.set_grad_enabled(number % 2 == 0):
+                    loose = torch.cat(
+                        [self.original(x[row : row + 1].to(dtype, copy=True)) for row in range(ROWS)]
+                    )
+                noted.append(_numbers(self.root) + _numbers(self.original))
             except Exception as problem:
                 raise UnknownLayer("", kind, f"cannot be run: {one_line(problem)}") from problem
             spread = _spread(outputs)
@@ -148,6 +152,10 @@ class Trace:
                         f"answers otherwise than its traced graph (by {apart:.2g} of the scores): it is "
                         "random, mixes its batch, computes in a coarse format, or keeps a state",
                     )
+        if any(numbers != noted[0] for numbers in noted):
+            raise UnknownLayer(
+                "", kind, "counts its calls, or notes numbers of its inputs: it may be no fixed function"
+            )
         for name, value, version in state:
             if value._version != version:
                 raise UnknownLayer(
@@ -299,6 +307,15 @@ def _spread(outputs: Tensor) -> Tensor:
     columns = outputs.abs().amax(0, keepdim=True)
     floor = 1e-3 * float(columns.flatten().median()) if columns.numel() else 0.0
     return columns.clamp_min(max(floor, 1e-12))
+
+
+def _numbers(net: nn.Module) -> list[tuple[str, str, object]]:
+    return [
+        (path, name, value)
+        for path, module in net.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    ]
 
 
 def _is_query(node: fx.Node) -> bool:

@@ -45,6 +45,9 @@ SLOPES: Final[Mapping[str, tuple[float, float]]] = {
 }
 """The least and the largest slope of activations without parameters, by name."""
 
+_HIDDEN_JUMP: Final = 1e-8
+"""Largest jump of a softplus that is let pass: five times that of torch's default, beta 1 and threshold 20."""
+
 
 def _plain(name: str) -> Rule:
     least, largest = SLOPES[name]
@@ -111,10 +114,12 @@ def _gelu(call: Call, input: Any, approximate: str = "none") -> Flow:
 
 
 def _softplus(call: Call, input: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Flow:
-    if _number(call, threshold, "threshold") < 20.0 or _number(call, beta, "beta") <= 0.0:
+    """Bound softplus, which falls by log(1 + exp(-threshold)) / beta where torch makes it linear."""
+    steep, turn = _number(call, beta, "beta"), _number(call, threshold, "threshold")
+    if steep <= 0.0 or turn < 20.0 or math.exp(-turn) > _HIDDEN_JUMP * steep:
         raise call.unbounded(
-            f"has beta {beta!r} and threshold {threshold!r}: where it turns linear it jumps, which only "
-            "a threshold of 20 or more hides in the rounding of float32"
+            f"has beta {beta!r} and threshold {threshold!r}: where it turns linear it jumps, which only a threshold of "
+            f"20 or more, and log({1 / _HIDDEN_JUMP:.0e} / beta) or more, hides in rounding"
         )
     return call.elementwise(call.only(input), 0.0, 1.0)
 

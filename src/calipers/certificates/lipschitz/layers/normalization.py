@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,8 @@ def _batch_norm(
         raise call.unknown("has a variance that is not positive")
     gamma = np.ones(len(spread)) if weight is None else array(call, weight)
     factors = (gamma / np.sqrt(spread)).reshape(-1, *(1,) * (len(flow.shape) - 1))
+    if bool(((np.abs(factors) < sys.float_info.min) & (gamma.reshape(factors.shape) != 0.0)).any()):
+        raise call.unknown("scales by less than the least normal float64: its rounding is no relative one")
     return call.linear(flow, Monomial(flow.shape, None, factors, roundings=6))
 
 

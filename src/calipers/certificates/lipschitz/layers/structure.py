@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -288,6 +289,8 @@ def scaled(call: Call, flow: Flow, factors: Any, *, divide: bool = False) -> Flo
         if not np.all(one != 0.0):
             raise call.unknown("divides by zero")
         one = 1.0 / one
+        if bool((np.abs(one) < sys.float_info.min).any()):
+            raise call.unknown("divides by numbers that are too large")
     if not np.all(np.isfinite(one)):
         raise call.unknown("divides by numbers that are too small")
     return call.linear(wide, Monomial(wide.shape, None, one, roundings=int(divide)))
