@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 from calipers.errors import UsageError
 from calipers.runs.catalog import DEFENSES, named_defense
@@ -17,6 +17,7 @@ from calipers.runs.spec import RunSpec
 from calipers.runs.store import RunStore
 
 if TYPE_CHECKING:
+    from calipers.attacks.base import Attack
     from calipers.defenses.base import Defense, Row
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 
 _SCHEME = "iclr2018"
 _CLEAN = "clean correct"
+_LONGEST = 90
 
 
 @final
@@ -319,31 +321,40 @@ def prescribed_row(
     )
     if found.prescription is None:
         return None
-    row = _prescribed(like, repr(found.prescription.attack), note)
+    told = found.to_dict() | {"what": _in_words(found.prescription.attack)}
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(found.to_dict(), indent=1, default=str) + "\n", encoding="utf-8")
-    return row
+    note.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
+    return _prescribed(like, told, note)
 
 
 def _kept(note: Path, like: CaseRow) -> CaseRow | None:
     # What was prescribed earlier, if it was measured to the end: its parts need not be there again then
     if not note.is_file():
         return None
-    row = _prescribed(like, json.loads(note.read_text(encoding="utf-8"))["prescription"]["attack"], note)
+    row = _prescribed(like, json.loads(note.read_text(encoding="utf-8")), note)
     if not row.path.is_file():
         return None
     with RunStore.read(row.path) as store:
         return row if _complete(store) else None
 
 
-def _prescribed(like: CaseRow, attack: str, note: Path) -> CaseRow:
+def _prescribed(like: CaseRow, told: dict[str, Any], note: Path) -> CaseRow:
+    attack = told["prescription"]["attack"]
     spec = replace(like.spec, method=attack, eps=like.spec.eps or like.size.split()[1])
     path = note.with_name(f"{note.name.rpartition('-')[0]}-{spec.hash[:8]}.sqlite")
-    return replace(like, role="prescribed", what=_short(attack), within=None, spec=spec, path=path)
+    return replace(like, role="prescribed", what=told["what"], within=None, spec=spec, path=path)
 
 
-def _short(attack: str) -> str:
-    return attack if len(attack) <= 60 else attack[:57] + "..."
+def _in_words(attack: Attack) -> str:
+    # The members of an attack, each with its view of the gradient
+    members = getattr(attack, "attacks", (attack,))
+    found = []
+    for member in members:
+        view = getattr(member, "gradient", None)
+        told = "" if view is None or view.describe() == "autograd" else f" {view.describe()}"
+        found.append(f"{type(member).__name__}{told}")
+    words = "; ".join(dict.fromkeys(found))
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
 
 
 def _size(text: str) -> float:

@@ -1,0 +1,93 @@
+"""The tables of the case study's pages, from what `calipers reproduce iclr2018 --json` answered.
+
+    python docs/case_study_pictures/tables.py benchmarks/results/iclr2018.json
+
+Each page has a comment `<!-- rows -->`; the table behind it is replaced. The overview's is behind `<!-- table -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+PAGES = Path(__file__).resolve().parent.parent / "case-study"
+ROLES = ("undefended", "naive", "matched", "adaptive", "prescribed")
+
+Line = dict[str, Any]
+
+
+def accuracy(line: Line) -> str:
+    """Say the accuracy in percent: a range where of some images neither reading was shown."""
+    least = 100 * line["robust"]
+    if not line["undetermined"]:
+        return f"{least:.1f}"
+    return f"{least:.1f} to {least + 100 * line['undetermined'] / line['inputs']:.1f}"
+
+
+def rows(lines: list[Line]) -> list[str]:
+    """Write the measurements of one defense as a table."""
+    random = any(line["rate"] is not None for line in lines)
+    head = ["role", "attack", "size", "clean %", "accuracy %", "95 % interval"]
+    head += ["draws that fail % (with no attack)"] if random else []
+    found = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for family, group in groupby(lines, key=lambda line: line["family"]):
+        if family:
+            found.append(f"| *{family}* |" + " |" * (len(head) - 1))
+        for line in group:
+            told = accuracy(line)
+            cells = [line["role"], line["what"], line["size"], f"{100 * line['clean']:.1f}"]
+            cells += [f"**{told}**" if line["role"] == "adaptive" else told]
+            cells += [f"{100 * line['lower']:.1f} to {100 * line['upper']:.1f}"]
+            if random:
+                rate = line["rate"]
+                cells.append("" if rate is None else f"{100 * rate:.1f} ({100 * line['flips']:.1f})")
+            found.append("| " + " | ".join(cells) + " |")
+    return found
+
+
+def overview(lines: list[Line]) -> list[str]:
+    """Write one row for each mechanism, with the strongest attack of each role."""
+    head = ["defense", "size", "clean %", *ROLES[: 5 if any(x["role"] == "prescribed" for x in lines) else 4]]
+    head += ["in the literature, adaptive"]
+    found = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (name, family), group in groupby(lines, key=lambda line: (line["defense"], line["family"])):
+        measured = list(group)
+        judged = [line for line in measured if line["role"] != "undefended"]
+        cells = [f"[{name}]({name}.md)" + (f", {family}" if family else "")]
+        cells += [judged[-1]["size"], f"{100 * judged[0]['clean']:.1f}"]
+        for role in head[3:-1]:
+            best = min(
+                (line for line in measured if line["role"] == role), key=lambda x: x["robust"], default=None
+            )
+            cells.append("" if best is None else accuracy(best))
+        found.append("| " + " | ".join([*cells, judged[0]["published"]["adaptive"]]) + " |")
+    return found
+
+
+def put(page: Path, marker: str, table: list[str]) -> None:
+    """Replace the table behind a comment, or put one there."""
+    before, found, after = page.read_text(encoding="utf-8").partition(f"<!-- {marker} -->\n")
+    if not found:
+        return
+    rest = re.sub(r"\A\s*(\|[^\n]*\n)*", "", after)
+    page.write_text(before + found + "\n" + "\n".join(table) + "\n\n" + rest, encoding="utf-8")
+
+
+def main() -> None:
+    """Write every table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("answer", type=Path, help="what `calipers reproduce iclr2018 --json` answered")
+    lines = json.loads(parser.parse_args().answer.read_text(encoding="utf-8"))["rows"]
+    put(PAGES / "index.md", "table", overview(lines))
+    for name, group in groupby(lines, key=lambda line: line["defense"]):
+        put(PAGES / f"{name}.md", "rows", rows(list(group)))
+
+
+if __name__ == "__main__":
+    main()
