@@ -136,3 +136,20 @@ def test_where_neither_was_shown_both_readings_are_told() -> None:
     (table,) = case_tables([line(FOUND, STANDS, OPEN, OPEN)])
     assert "25.0 to 75.0" in table.rows[0]
     assert not any("draws" in column for column in table.columns)
+
+
+def test_what_a_detector_rejects_stands_under_attack_and_is_wrong_without() -> None:
+    found = case_line(
+        [FOUND, STANDS, OPEN, WRONG],
+        defense="d",
+        authors="A.",
+        source="arXiv:0",
+        published=PUBLISHED,
+        role="naive",
+        what="PGD",
+        family="",
+        size="linf 0.1",
+        within=None,
+        clean=0.5,
+    )
+    assert (found.robust, found.undetermined, found.clean) == (0.5, 0, 0.5)

@@ -104,8 +104,8 @@ def case_line(
         family: the mechanism.
         size: the size, for people.
         within: the largest distance that counts, for an attack that looked for the least; None for any.
-        clean: the share of clean inputs that a detector answers rightly and accepts; of another classifier the attempts
-            say it, so None.
+        clean: the share of clean inputs that a detector answers rightly and accepts; what it rejects under attack
+            stands. None for another classifier, of which the attempts say it.
         confidence: of the interval.
 
     Returns:
@@ -119,7 +119,9 @@ def case_line(
         raise UsageError(f"{defense}: {what} has no attempts: a run leaves one an input")
     reach = math.inf if within is None else within
     fallen = [row for row in rows if row.success and row.distance <= reach]
-    undetermined = sum(row.undetermined and row.distance <= reach for row in rows)
+    # what a detector rejects is no success of the attack, and stands
+    rejects = clean is not None
+    undetermined = 0 if rejects else sum(row.undetermined and row.distance <= reach for row in rows)
     robust = len(rows) - len(fallen) - undetermined
     interval = clopper_pearson_interval(robust, len(rows), confidence=confidence)
     random = any(row.draws > 1 for row in rows)
