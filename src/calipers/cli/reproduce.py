@@ -26,7 +26,7 @@ __all__ = ["reproduce"]
 STUDIES = ("iclr2018",)
 DATA = "bundled:fashion-mnist"
 INPUTS, QUICK_INPUTS = 50, 16
-BUDGET, QUICK_BUDGET = 20.0, 5.0
+BUDGET = 10.0
 
 
 def reproduce(
@@ -51,7 +51,11 @@ def reproduce(
     sample: options.Sample = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help=f"Take {QUICK_INPUTS} images.", rich_help_panel="Which inputs"),
+        typer.Option(
+            "--quick",
+            help=f"Take {QUICK_INPUTS} images, and leave ablations and prescriptions out.",
+            rich_help_panel="Which inputs",
+        ),
     ] = False,
     weights: Annotated[
         Path | None,
@@ -127,11 +131,11 @@ def reproduce(
         begun = time.monotonic()
         question = Question(data, folder, weights, limit, skip, sample, seed, pick_device(device))
         deadline = None if time_limit is None else begun + parse_duration(time_limit)
-        rows = case_rows(wanted, question)
+        rows = tuple(row for row in case_rows(wanted, question) if not (quick and row.role == "ablation"))
         say.note(f"{len(rows)} measurements of {len(wanted)} defenses on {data}; their runs go to {folder}")
         say.on_interrupt = [f"stopped: what was finished is in {folder}; to go on:  {this_command()}"]
-        chosen = QUICK_BUDGET if quick and budget == BUDGET else budget
-        manner = _Manner(prescribe, chosen, os.cpu_count() or 1 if jobs is None else jobs, deadline)
+        jobs = (os.cpu_count() or 1) if jobs is None else jobs
+        manner = _Manner(prescribe and not quick, budget, jobs, deadline)
         measured = _measured(say, rows, question, manner)
         if sum(row.role != "prescribed" for row in measured) < len(rows):
             say.warn(f"out of time: {len(measured)} measurements are done; to go on:  {this_command()}")
