@@ -11,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calipers.defenses.defense_gan.generator import LATENT, Generator
-from calipers.defenses.defense_gan.projection import Projection
+from calipers.defenses.defense_gan.projection import Projection, descend
 from calipers.defenses.parts import load_part
 
-__all__ = ["GENERATOR", "decode", "encode", "load_generator"]
+__all__ = ["GENERATOR", "continued", "decode", "encode", "load_generator"]
 
 GENERATOR: Final = "defense-gan-generator"
 """The name of the generator's file."""
 
 _STEPS, _STARTS, _SEED = 200, 4, 0
+_FEWER, _FEWER_STARTS, _MORE, _RATE, _MOMENTUM = 100, 2, 15, 10.0, 0.7
 
 
 def load_generator(folder: Path | None) -> Generator:
@@ -62,8 +63,33 @@ def encode(x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch latent"]:
         Latent points.
     """
     projection = Projection(_shipped(x.device.type), latent=LATENT, steps=_STEPS, restarts=_STARTS)
-    starts = torch.randn((_STARTS, LATENT), generator=torch.Generator().manual_seed(_SEED)).to(x.device)
-    return projection.best(x, starts.expand(len(x), -1, -1))[1]
+    return projection.best(x, _starts(_STARTS, x))[1]
+
+
+def continued(x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch 1 28 28"]:
+    r"""Project images and go 15 steps further, of which alone autograd knows: what BPDA may put for the projection.
+
+    At a minimum, :math:`z^*` moves with x by :math:`H^{-1} J^\top`, with J the Jacobian of the generator and H the
+    Hessian of the error in z. Some steps of the descent from there sum the first terms of this, and leave out the way
+    to the minimum.
+
+    Args:
+        x: images.
+
+    Returns:
+        Images of the generator, differentiable in x.
+    """
+    generator = _shipped(x.device.type)
+    projection = Projection(generator, latent=LATENT, steps=_FEWER, restarts=_FEWER_STARTS)
+    z = projection.best(x.detach(), _starts(_FEWER_STARTS, x))[1]
+    z = descend(generator, x, z, steps=_MORE, rate=_RATE, momentum=_MOMENTUM, unrolled=True)
+    images: Tensor = generator(z)
+    return images
+
+
+def _starts(count: int, x: Tensor) -> Tensor:
+    starts = torch.randn((count, LATENT), generator=torch.Generator().manual_seed(_SEED)).to(x.device)
+    return starts.expand(len(x), -1, -1)
 
 
 @lru_cache(maxsize=2)

@@ -58,8 +58,9 @@ def descend(
 class Projection(nn.Module):
     """Replaces each image by the nearest output of a generator that the descents from several random starts find.
 
-    The starts come from torch's global generator, each image's own. Where a gradient of the result is asked for, all
-    steps of the best descent are differentiated, as the authors' white-box attacks do.
+    The starts come from torch's global generator, each image's own. The descents are run outside of any graph, so that
+    the result has no gradient; ``unrolled``, where one is asked for, all steps of the best descent are differentiated,
+    as the authors' white-box attacks do.
 
     Reference: Samangouei et al. 2018, arXiv:1805.06605, section 3 and figure 2.
 
@@ -71,6 +72,7 @@ class Projection(nn.Module):
         rate: of the descent.
         momentum: of the descent.
         spread: standard deviation of a start's coordinates.
+        unrolled: whether the result may be differentiated through all steps.
 
     Raises:
         UsageError: if there is no step or no start.
@@ -86,6 +88,7 @@ class Projection(nn.Module):
         rate: float = 10.0,
         momentum: float = 0.7,
         spread: float = 1.0,
+        unrolled: bool = False,
     ) -> None:
         super().__init__()
         if steps < 1 or restarts < 1:
@@ -93,6 +96,7 @@ class Projection(nn.Module):
         self.generator = generator
         self.latent, self.steps, self.restarts = latent, steps, restarts
         self.rate, self.momentum, self.spread = rate, momentum, spread
+        self.unrolled = unrolled
 
     def forward(self, x: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 h w"]:
         """Project images.
@@ -105,7 +109,7 @@ class Projection(nn.Module):
         """
         starts = self.spread * torch.randn((len(x), self.restarts, self.latent), device=x.device)
         start, best = self.best(x.detach(), starts)
-        if torch.is_grad_enabled() and x.requires_grad:
+        if self.unrolled and torch.is_grad_enabled() and x.requires_grad:
             best = self._descend(x, start, unrolled=True)
         projected: Tensor = self.generator(best)
         return projected

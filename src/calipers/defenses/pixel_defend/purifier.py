@@ -1,6 +1,6 @@
 """PixelDefend's purifier: each pixel, in raster order, becomes the likeliest level near it given those before it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, final
 
 import torch
@@ -20,7 +20,8 @@ class Purifier(nn.Module):
     """Rounds images to 256 levels and moves them to where a density is high, each pixel by ``eps_defend`` at most.
 
     To autograd the result is the rounded image and a constant, so that its gradient is zero, as that of the true
-    function is wherever there is one.
+    function is wherever there is one. The density stays in float64, whatever its network is cast to: see
+    :func:`purify`.
 
     Reference: Song et al. 2018, arXiv:1710.10766, algorithm 1.
 
@@ -31,7 +32,7 @@ class Purifier(nn.Module):
 
     def __init__(self, density: PixelCNN, *, eps_defend: int = 32) -> None:
         super().__init__()
-        self.density = density
+        self.density = density.double()
         self.eps_defend = eps_defend
 
     def forward(self, x: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 h w"]:
@@ -47,6 +48,11 @@ class Purifier(nn.Module):
         levels = rounded.detach().long()
         change = purify(self.density, levels, eps_defend=self.eps_defend) - levels
         return (rounded + change) / (LEVELS - 1)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> "Purifier":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.density.double()
+        return self
 
 
 def purify(
@@ -127,11 +133,14 @@ def _purify_rows(density: PixelCNN, levels: Tensor, eps_defend: int) -> Tensor:
     blocks = [_block(block) for block in density.blocks if isinstance(block, ResidualBlock)]
     hidden, last = _pointwise(density.hidden), _pointwise(density.last)
     # a plane of kept activations has the padding of its convolution around it; a place is a row of it
-    pixels = _Plane(height, width, density.first.reach, batch)
-    kept = [_Plane(height, width, 1, batch, channels=len(block.narrow.bias)) for block in blocks]
+    pixels = _Plane(height, width, density.first.reach, batch, device=levels.device)
+    kept = [
+        _Plane(height, width, 1, batch, channels=len(block.narrow.bias), device=levels.device)
+        for block in blocks
+    ]
     given = levels[:, 0].permute(1, 2, 0).contiguous()
     found = given.clone()
-    for i, j in _turns(height, width, density.first.reach + 1):
+    for i, j in _turns(height, width, density.first.reach + 1, levels.device):
         features = _apply(first, pixels.taps(i, j, first.taps))
         for block, plane in zip(blocks, kept, strict=True):
             inner = _apply(block.narrow, functional.relu(features))
@@ -148,9 +157,19 @@ def _purify_rows(density: PixelCNN, levels: Tensor, eps_defend: int) -> Tensor:
 class _Plane:
     """The kept activations of one layer for a batch, with zeros around them."""
 
-    def __init__(self, height: int, width: int, reach: int, batch: int, *, channels: int = 1) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        reach: int,
+        batch: int,
+        *,
+        channels: int = 1,
+        device: torch.device,
+    ) -> None:
         self.reach, self.across, self.batch, self.channels = reach, width + 2 * reach, batch, channels
-        self.values = torch.zeros(((height + reach) * self.across, batch, channels), dtype=torch.float64)
+        shape = ((height + reach) * self.across, batch, channels)
+        self.values = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def keep(self, i: Tensor, j: Tensor, values: Tensor) -> None:
         """Put the activations of pixels in their places."""
@@ -167,14 +186,14 @@ class _Plane:
         return (i + self.reach) * self.across + j + self.reach
 
 
-def _turns(height: int, width: int, slope: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _turns(height: int, width: int, slope: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Give the rows and columns of the pixels whose turn it is, step by step."""
     rows, columns = torch.arange(height), torch.arange(width)
     turn = slope * rows[:, None] + columns
     for step in range(int(turn.max()) + 1):
         i, j = (turn == step).nonzero(as_tuple=True)
         if len(i):
-            yield i, j
+            yield i.to(device), j.to(device)
 
 
 def _causal(layer: CausalConv) -> _Dense:
@@ -188,10 +207,9 @@ def _block(block: ResidualBlock) -> _Block:
 
 
 def _pointwise(layer: nn.Conv2d) -> _Dense:
-    assert layer.bias is not None
-    return _Dense(
-        torch.zeros(2, 1, dtype=torch.int64), layer.weight.double()[:, :, 0, 0].T, layer.bias.double()
-    )
+    assert layer.bias is not None, "every layer of a PixelCNN has one"
+    itself = torch.zeros(2, 1, dtype=torch.int64, device=layer.weight.device)
+    return _Dense(itself, layer.weight.double()[:, :, 0, 0].T, layer.bias.double())
 
 
 def _apply(layer: _Dense, rows: Tensor) -> Tensor:
