@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from calipers.defenses.defense_gan import DefenseGAN, decode, encode
 from calipers.threat.threat_model import Norm, ThreatModel
 
-IMAGES = (3, 5)
+IMAGES = (1, 19)
 
 
 def projected(projection: nn.Module, x: Tensor) -> Tensor:
@@ -29,7 +29,9 @@ def draw_defense_gan() -> Figure:
     x, y = test_images(IMAGES)
     adaptive = next(row for row in defense.rows() if row.role == "adaptive")
     theory = next(row for row in defense.rows() if row.what.startswith("theory"))
-    near = adaptive.attack(target, x, y, ThreatModel(Norm.L2, 1.98), seed=0, judge=adaptive.judge).adversarial
+    near = adaptive.attack(
+        target, x, y, ThreatModel(Norm.L2, 1.98), seed=0, indices=IMAGES, judge=adaptive.judge
+    ).adversarial
     on = theory.attack(bare, x, y, ThreatModel(Norm.L2), seed=0).adversarial
     with torch.no_grad():
         latent = decode(encode(x))

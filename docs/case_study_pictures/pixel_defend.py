@@ -10,7 +10,7 @@ from torch import nn
 from calipers.defenses.pixel_defend import PixelDefend
 from calipers.threat.threat_model import Norm, ThreatModel
 
-IMAGES = (3, 19)
+IMAGES = (9, 28)
 
 
 def draw_pixel_defend() -> Figure:
@@ -25,7 +25,8 @@ def draw_pixel_defend() -> Figure:
     rows = []
     by_role = {row.role: row.attack for row in reversed(defense.rows())}
     naive, adaptive = (
-        by_role[role](target, x, y, threat, seed=0).adversarial for role in ("naive", "adaptive")
+        by_role[role](target, x, y, threat, seed=0, indices=IMAGES).adversarial
+        for role in ("naive", "adaptive")
     )
     with torch.no_grad():
         cleaned = [purifier(image) for image in (x, naive, adaptive)]
