@@ -86,7 +86,7 @@ class PixelDefend(Defense):
     )
     recipe: ClassVar[str] = 'APGD(steps=60, gradient=BPDA({"purifier": identity}))'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered", "vanishing")
-    minutes: ClassVar[float] = 17.0
+    minutes: ClassVar[float] = 8.0
 
     eps_defend: int = 32
 
