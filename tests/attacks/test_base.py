@@ -15,7 +15,7 @@ from calipers.errors import CalipersError, GradientsUnavailable, InvalidInput, U
 from calipers.randomness import Draws, Role
 from calipers.target import Access, Target
 from calipers.testing.known_answers import half_space, noisy_half_space, staircase
-from calipers.threat.threat_model import Norm, Targeted, ThreatModel
+from calipers.threat.threat_model import Norm, Targeted, ThreatModel, Untargeted
 
 
 @final
@@ -188,3 +188,27 @@ def test_float64_inputs_are_attacked_as_float32() -> None:
     found = _Jump(0.0)(LINE.target, X.double() + 1e-12, Y, ThreatModel(Norm.LINF, 0.0), seed=0)
     assert found.adversarial.dtype == torch.float32
     assert not bool(found.distance.any())
+
+
+@final
+class _Picky(nn.Module):
+    """Says class 0 everywhere, and rejects what lies near 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = 1 - 10 * x.abs().amax(1)
+        return torch.stack([torch.ones_like(near), torch.zeros_like(near), 1 + near], 1)
+
+
+@pytest.mark.parametrize(("abstain", "undetermined"), [("neither", True), ("right", False)])
+def test_a_rejected_clean_input_does_not_stand_for_a_candidate_that_is_accepted(
+    abstain: str, undetermined: bool
+) -> None:
+    target = Target(
+        _Picky().eval(), num_classes=2, input_shape=(2,), bounds=(-1.0, 1.0), detector=True, probe=False
+    )
+    goal = Untargeted(abstain)  # type: ignore[arg-type]
+    x, y = torch.tensor([[0.0, 0.0], [0.5, 0.5]]), torch.tensor([0, 0])
+    found = _Jump(0.4)(target, x, y, ThreatModel(Norm.LINF, 0.5, goal), seed=0)
+    assert found.verdict.prediction.tolist() == [0, 0]
+    assert found.success.tolist() == [False, False]
+    assert [record.undetermined for record in found.records()] == [undetermined, False]

@@ -314,3 +314,30 @@ def test_a_judge_that_means_nothing_is_refused(make: Callable[[], Judge]) -> Non
     with pytest.raises(UsageError) as refused:
         make()
     assert "\n" not in str(refused.value)
+
+
+class _Silent(nn.Module):
+    """Gives the label, another class, or no number at all, at random: 0.1, 0.35 and 0.55 of the draws."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = torch.rand(len(x))
+        scores = torch.zeros(len(x), 3)
+        scores[drawn < 0.1, 0] = 1
+        scores[drawn >= 0.1, 1] = 1
+        scores[drawn >= 0.45] = torch.nan
+        return scores
+
+
+@pytest.mark.parametrize("rule", ["majority", "average"])
+def test_draws_that_abstain_do_not_make_a_randomized_classifier_stand(rule: str) -> None:
+    target = Target(
+        _Silent().eval(), num_classes=3, input_shape=(2,), bounds=(-9.0, 9.0), stochastic=True, probe=False
+    )
+    judge = Judge(draws=1000, rule=rule)  # type: ignore[arg-type]
+    found = _judge(target, torch.zeros(2, 2), FREE, judge=judge)
+    assert found.success.tolist() == [False, False]
+    assert found.undetermined.tolist() == [True, True]
+    right = _judge(target, torch.zeros(2, 2), replace(FREE, goal=Untargeted("right")), judge=judge)
+    assert right.undetermined.tolist() == [False, False]
+    wrong = _judge(target, torch.zeros(2, 2), replace(FREE, goal=Untargeted("wrong")), judge=judge)
+    assert wrong.success.tolist() == [True, True]

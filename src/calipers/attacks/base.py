@@ -179,6 +179,10 @@ class Attack(ABC):
             assert found.shape == images[part].shape, f"{self!r} gave candidates of another shape"
             candidate[part] = found.detach().to(images.dtype)
         verdict = judge(target, images, candidate, labels, threat, draws=fair, clean=clean)
+        # the clean input lies in every ball: where neither is shown there, a candidate that fails does not stand for it
+        unsure = judge.open_at(clean, labels, threat.goal, stochastic=target.stochastic) & ~verdict.success
+        unsure &= (verdict.prediction == labels.cpu()) | target.stochastic
+        verdict = replace(verdict, undetermined=verdict.undetermined | unsure)
         seconds = (time.perf_counter() - start) / max(len(x), 1)
         reasons = _reasons(before, verdict, view)
         return AttackResult(

@@ -31,7 +31,8 @@ class Verdict:
         adversarial: the candidate as it was judged: float32, inside the box and the ball.
         success: the goal is reached, inside the box and the ball, by the judge's rule.
         undetermined: the candidate lies inside and neither success nor failure was shown: the classifier abstains
-            where that counts as neither, or the interval of a randomized classifier's rate holds ½.
+            where that counts as neither, or the interval of a randomized classifier's rate holds ½, or would if its
+            abstentions reached the goal.
         prediction: the answer at the candidate; of a randomized classifier, the most frequent one.
         distance: the size of the perturbation in float64, rounded up, in input units.
         wins: the draws in which the goal was reached; of a deterministic classifier, of one draw.
@@ -168,7 +169,7 @@ class Judge:
         lost = reaches(before, labels, threat.goal)
         wins, times = (won & inside).sum(0), len(after)
         if target.stochastic:
-            success, undetermined = self._by_rule(wins, times)
+            success, undetermined = self._by_rule(wins, wins + (open_ & inside).sum(0), times)
         else:
             success, undetermined = wins > 0, open_[0]
         return Verdict(
@@ -202,15 +203,42 @@ class Judge:
             One answer an input.
         """
         won = reaches(answers, y.cpu(), goal)
-        return self._by_rule(won.sum(0), len(answers))[0] if stochastic else won[0]
+        return self._by_rule(won.sum(0), won.sum(0), len(answers))[0] if stochastic else won[0]
 
-    def _by_rule(self, wins: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    def open_at(
+        self,
+        answers: Int[Tensor, "draws batch"],
+        y: Int[Tensor, " batch"],
+        goal: Goal,
+        *,
+        stochastic: bool,
+    ) -> Bool[Tensor, " batch"]:
+        """Say where answers show neither that the goal is reached by the rule nor that it is not.
+
+        Args:
+            answers: those of :meth:`answers`.
+            y: the true classes.
+            goal: what the adversary wants.
+            stochastic: whether they are those of a randomized classifier.
+
+        Returns:
+            One answer an input.
+        """
+        won, open_ = reaches(answers, y.cpu(), goal), _undecided(answers, goal)
+        if not stochastic:
+            return open_[0]
+        return self._by_rule(won.sum(0), (won | open_).sum(0), len(answers))[1]
+
+    def _by_rule(self, wins: Tensor, most: Tensor, times: int) -> tuple[Tensor, Tensor]:
+        # most: the wins there are if every abstention that counts as neither is one
         if self.rule == "worst":
-            return wins > 0, torch.zeros_like(wins, dtype=torch.bool)
+            return wins > 0, (wins == 0) & (most > 0)
         if self.rule == "average":
-            return 2 * wins > times, torch.zeros_like(wins, dtype=torch.bool)
-        rate = clopper_pearson_interval(wins.numpy(), times, confidence=1 - self.alpha)
-        above, below = torch.from_numpy(rate.lower > 0.5), torch.from_numpy(rate.upper < 0.5)
+            return 2 * wins > times, (2 * wins <= times) & (2 * most > times)
+        confidence = 1 - self.alpha
+        lower = clopper_pearson_interval(wins.numpy(), times, confidence=confidence).lower
+        upper = clopper_pearson_interval(most.numpy(), times, confidence=confidence).upper
+        above, below = torch.from_numpy(lower > 0.5), torch.from_numpy(upper < 0.5)
         return above, ~above & ~below
 
     def _answer(self, target: Target, x: Tensor, draws: Draws) -> Tensor:

@@ -161,7 +161,7 @@ class Attempt(Record):
         success: the goal was reached by the real classifier, inside the box and the ball; for a randomized one, by
             the judge's rule.
         undetermined: neither success nor failure was shown: the classifier abstained where that counts as neither,
-            or the interval of a randomized classifier's rate holds one half.
+            or the interval of a randomized classifier's rate holds one half; or so at the clean input already.
         distance: the size of the perturbation, in input units, rounded up; that of the candidate where there was no
             success.
         norm: the norm of the distance.
