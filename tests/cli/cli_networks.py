@@ -82,3 +82,15 @@ def scores_alone() -> Target:
     return Target.from_scores(
         scores, num_classes=3, input_shape=(1, 4, 4), fingerprint="scores of three classes, version 1"
     )
+
+
+class _Coin(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        often = x.flatten(1)[:, 0]
+        fooled = (torch.rand(len(x), device=x.device) < often).float()
+        return torch.stack([1 - fooled, fooled], 1)
+
+
+def coin() -> Target:
+    """A randomized classifier of 1x4x4 images that errs as often as the first pixel says."""
+    return Target(_Coin().eval(), num_classes=2, input_shape=(1, 4, 4), stochastic=True, probe=False)

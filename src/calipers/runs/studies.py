@@ -11,7 +11,12 @@ from calipers.runs.adversarial import read_adversarial
 from calipers.threat.threat_model import Norm, ThreatModel
 from calipers.threat.units import parse_size
 
-__all__ = ["Verification", "Verified", "verify"]
+__all__ = ["BY_LABEL", "Verification", "Verified", "verify"]
+
+BY_LABEL = "answered by its label"
+"""How the fault of an input begins that is in place, and fools nobody."""
+
+_SEED = 2**63  # no run's seed by chance: the judge of an attack drew from that
 
 
 @final
@@ -22,7 +27,7 @@ class Verified:
     Args:
         index: its index in the data set.
         label: its class.
-        prediction: the answer at it; -1 where the classifier abstains.
+        prediction: the answer at it, the most frequent one of a randomized classifier; -1 where it abstains.
         distance: the size of the perturbation, in input units, rounded up.
         holds: whether it is an adversarial example: inside, and not answered by the label.
         fault: why not; empty where it holds.
@@ -74,7 +79,8 @@ def verify(
 ) -> Verification:
     """Judge saved adversarial inputs again: the box, the size, NaN, and the answer of the real classifier.
 
-    Nothing is moved and nothing is forgiven: what is in the file is what is judged.
+    Nothing is moved and nothing is forgiven: what is in the file is what is judged. A randomized classifier is asked as
+    often as the usual judge asks it, in draws that no attack has seen, and is fooled by its majority rule.
 
     Args:
         adversarial: the file, as `calipers attack --save` writes it, or an npz file with ``adversarial``.
@@ -90,12 +96,14 @@ def verify(
         A row an input.
 
     Raises:
-        InvalidInput: if an input is not of the data set, or shapes differ.
+        InvalidInput: if an input is not of the data set or has no label there, or shapes differ.
     """
     import numpy as np
     import torch
 
     from calipers.attacks.geometry import distances, inside_box
+    from calipers.attacks.judge import Judge
+    from calipers.randomness import Draws, Role
     from calipers.runs.catalog import load_model
     from calipers.sources.datasets import load_dataset
 
@@ -127,16 +135,24 @@ def verify(
             raise InvalidInput(
                 f"{adversarial} says that input {index} has the label {told}, and in {data} it has {label}"
             )
+        if label < 0:
+            raise InvalidInput(
+                f"input {index} of {data} has no label: whether it is fooled depends on which answer is right"
+            )
     threat = ThreatModel(Norm.parse(norm), None if eps is None else float(parse_size(eps)))
     images = torch.from_numpy(found.images)
     finite = torch.isfinite(images.flatten(1)).all(1)
     boxed = inside_box(images, target.bounds)
-    distance = distances(
-        torch.where(finite.view(-1, *[1] * (images.ndim - 1)), images, clean), clean, threat.norm
-    )
+    asked = torch.where(finite.view(-1, *[1] * (images.ndim - 1)), images, clean)
+    distance = distances(asked, clean, threat.norm)
+    judge, right = Judge(), torch.tensor(labels)
+    fresh = Draws(_SEED, Role.JUDGE, tuple(int(index) for index in found.indices))
+    answers = judge.answers(target, asked, fresh)
+    fooled = judge.rule_on(answers, right, threat.goal, stochastic=target.stochastic).tolist()
+    frequent, kept = answers.mode(0).values.tolist(), (answers == right).sum(0).tolist()
     rows = []
     for place in range(len(images)):
-        answer = int(target.predict(images[place : place + 1])[0]) if bool(finite[place]) else -1
+        answer = frequent[place] if bool(finite[place]) else -1
         fault = ""
         if not bool(finite[place]):
             fault = "NaN or infinite values"
@@ -144,10 +160,11 @@ def verify(
             fault = f"values outside the bounds {list(target.bounds)}"
         elif threat.eps is not None and float(distance[place]) > threat.eps:
             fault = f"distance {float(distance[place])!r} above eps {threat.eps!r}"
-        elif answer == labels[place]:
-            fault = "answered by its label"
         elif answer < 0:
             fault = "the classifier abstains"
+        elif not fooled[place]:
+            often = f" in {kept[place]} of {len(answers)} draws" if target.stochastic else ""
+            fault = f"{BY_LABEL}{often}"
         rows.append(
             Verified(
                 index=int(found.indices[place]),
