@@ -218,11 +218,12 @@ def _measure(parcel: _Parcel) -> CaseRow | None:
     target = bench.subject().target  # before there is a file, so that a part that is missing leaves none
     with RunStore.open(row.path, row.spec) as store:
         prepared = prepare(row.spec, store, device=device, bench=bench, compile_allowed=False)
+        # one that rejects a clean image errs, and no attempt says so; first, since a complete file is not touched again
+        if target.detector and clean_correct(store) is None:
+            store.settle({_CLEAN: f"{bench.clean_correct()} of {len(prepared.tasks)}"})
         carry_out(prepared.tasks, store, measure, prepared.bench, deadline=parcel.deadline)
         if not _complete(store):
             return None
-        if target.detector:  # one that rejects a clean image errs, and no attempt says so
-            store.settle({_CLEAN: f"{bench.clean_correct()} of {len(store)}"})
     return row
 
 
