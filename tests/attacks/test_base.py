@@ -68,7 +68,7 @@ def test_wild_candidates_do_no_harm() -> None:
 
 def test_wanted_classes_go_with_the_inputs_that_are_searched() -> None:
     goal = Targeted((1, 0, 1))
-    found = _Jump(0.4)(LINE.target, X, Y, ThreatModel(Norm.LINF, None, goal), seed=0)
+    found = _Jump(0.4)(LINE.target, X, torch.tensor([0, 1, 0]), ThreatModel(Norm.LINF, None, goal), seed=0)
     assert found.reason == ("not found", "already wrong", "already wrong")
     assert [record.goal for record in found.records()] == [repr(Targeted((one,))) for one in (1, 0, 1)]
 
@@ -212,3 +212,9 @@ def test_a_rejected_clean_input_does_not_stand_for_a_candidate_that_is_accepted(
     assert found.verdict.prediction.tolist() == [0, 0]
     assert found.success.tolist() == [False, False]
     assert [record.undetermined for record in found.records()] == [undetermined, False]
+
+
+def test_a_goal_that_wants_the_label_is_refused() -> None:
+    # the right answer at the clean input would count as a success at distance 0
+    with pytest.raises(UsageError, match="wants class 0 of input 1 .* its label"):
+        _Jump(0.4)(LINE.target, X, Y, ThreatModel(Norm.LINF, None, Targeted((1, 0, 1))), seed=0)

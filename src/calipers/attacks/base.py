@@ -236,6 +236,14 @@ class Attack(ABC):
                 raise UsageError(
                     f"the goal wants class {strange[0]} and {target.name} has classes 0 to {target.num_classes - 1}"
                 )
+            same = [
+                row for row, (one, label) in enumerate(zip(wanted, y.tolist(), strict=True)) if one == label
+            ]
+            if same:
+                raise UsageError(
+                    f"the goal wants class {wanted[same[0]]} of input {same[0]} of the batch, which is its label: want "
+                    "another one, since the right answer fools nobody"
+                )
         if len(numbers) != len(x) or len(set(numbers)) != len(numbers):
             raise UsageError(f"{len(numbers)} indices for {len(x)} inputs: give one each, all different")
         target.check_inputs(x, y, indices=numbers)
