@@ -153,3 +153,21 @@ def test_what_a_detector_rejects_stands_under_attack_and_is_wrong_without() -> N
         clean=0.5,
     )
     assert (found.robust, found.undetermined, found.clean) == (0.5, 0, 0.5)
+
+
+def test_a_detector_that_draws_does_not_stand_where_half_of_its_draws_fall() -> None:
+    half = replace(OPEN, wins=50, draws=100)
+    found = case_line(
+        [half, replace(STANDS, draws=100)],
+        defense="d",
+        authors="A.",
+        source="arXiv:0",
+        published=PUBLISHED,
+        role="naive",
+        what="PGD",
+        family="",
+        size="linf 0.1",
+        within=None,
+        clean=1.0,
+    )
+    assert (found.robust, found.undetermined) == (0.5, 1)

@@ -119,9 +119,11 @@ def case_line(
         raise UsageError(f"{defense}: {what} has no attempts: a run leaves one an input")
     reach = math.inf if within is None else within
     fallen = [row for row in rows if row.success and row.distance <= reach]
-    # what a detector rejects is no success of the attack, and stands
+    # what a detector rejects is no success of the attack, and stands; of one that draws, the draws may not have said so
     rejects = clean is not None
-    undetermined = 0 if rejects else sum(row.undetermined and row.distance <= reach for row in rows)
+    undetermined = sum(
+        row.undetermined and row.distance <= reach and (row.draws > 1 or not rejects) for row in rows
+    )
     robust = len(rows) - len(fallen) - undetermined
     interval = clopper_pearson_interval(robust, len(rows), confidence=confidence)
     random = any(row.draws > 1 for row in rows)
