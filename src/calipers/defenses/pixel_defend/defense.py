@@ -147,6 +147,7 @@ class PixelDefend(Defense):
             _row("ablation", "the same in a single step", step),
             _row("ablation", "PGD in place of APGD", pgd),
             _row("ablation", "a window of 16 levels, the paper's for CIFAR-10", through, variant="window-16"),
+            _row("ablation", "a window of 16 levels, BIM", Transfer(_BARE, bim), variant="window-16"),
         )
 
     def train(self, images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
