@@ -58,7 +58,10 @@ def overview(lines: list[Line]) -> list[str]:
         measured = list(group)
         judged = [line for line in measured if line["role"] != "undefended"]
         cells = [f"[{name}]({name}.md)" + (f", {family}" if family else "")]
-        cells += [judged[-1]["size"], f"{100 * judged[0]['clean']:.1f}"]
+        cells += [
+            next((x for x in judged if x["role"] == "adaptive"), judged[0])["size"],
+            f"{100 * judged[0]['clean']:.1f}",
+        ]
         for role in head[3:-1]:
             best = min(
                 (line for line in measured if line["role"] == role), key=lambda x: x["robust"], default=None

@@ -53,7 +53,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 def test_a_defense_is_measured_stored_and_shown_again(calipers: Call, here: Path) -> None:
-    command = ("reproduce", "iclr2018", "thermometer", "--limit", "6", "--no-prescribe", "--json")
+    command = ("reproduce", "iclr2018", "thermometer", "--limit", "6", "--json")
     said = calipers(*command)
     assert said.code == 0, said.err
     rows = said.json["rows"]

@@ -155,6 +155,23 @@ def test_what_a_detector_rejects_stands_under_attack_and_is_wrong_without() -> N
     assert (found.robust, found.undetermined, found.clean) == (0.5, 0, 0.5)
 
 
+def test_no_more_stand_under_attack_than_a_detector_answers_without() -> None:
+    fewer = case_line(
+        [STANDS, STANDS, OPEN, OPEN],
+        defense="d",
+        authors="A.",
+        source="arXiv:0",
+        published=PUBLISHED,
+        role="naive",
+        what="PGD",
+        family="",
+        size="linf 0.1",
+        within=None,
+        clean=0.75,
+    )
+    assert fewer.robust == 0.75
+
+
 def test_a_detector_that_draws_does_not_stand_where_half_of_its_draws_fall() -> None:
     half = replace(OPEN, wins=50, draws=100)
     found = case_line(

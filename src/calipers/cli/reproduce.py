@@ -73,7 +73,7 @@ def reproduce(
             help="Diagnose each defense as well, and attack it as the diagnosis alone prescribes.",
             rich_help_panel="What is measured",
         ),
-    ] = True,
+    ] = False,
     budget: Annotated[
         float,
         typer.Option(
@@ -120,7 +120,7 @@ def reproduce(
     """Measure the nine defenses of ICLR 2018 again: undefended, as their papers did, and by an adaptive attack.
 
     Each figure is judged on the defense itself: with fresh randomness, the whole purification, the discrete encoding.
-    About a quarter of an hour for 50 images on two cores, three minutes with --quick.
+    About ten minutes for 50 images on two cores, a few with --quick; --prescribe takes as long again.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.reproduce import Question, case_rows, defense_names

@@ -125,6 +125,8 @@ def case_line(
         row.undetermined and row.distance <= reach and (row.draws > 1 or not rejects) for row in rows
     )
     robust = len(rows) - len(fallen) - undetermined
+    if clean is not None:  # an image that is rejected with no attack stands for nothing
+        robust = min(robust, round(clean * len(rows)))
     interval = clopper_pearson_interval(robust, len(rows), confidence=confidence)
     random = any(row.draws > 1 for row in rows)
     moved = sorted(row.distance for row in fallen if row.reason != "already wrong")
