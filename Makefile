@@ -44,7 +44,7 @@ docs: $(VENV)/.dev  ## the documentation, in docs/_build/html; a warning is an e
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 doctest: $(VENV)/.dev  ## the examples in docstrings and in docs/
-	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' -p no:cacheprovider src docs README.md
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' --ignore=docs/case_study_pictures -p no:cacheprovider src docs README.md
 
 bench: $(VENV)/.dev  ## the measurements that need bundled parts only, about a quarter of an hour
 	$(BIN)/python benchmarks/throughput.py
