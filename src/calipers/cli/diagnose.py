@@ -65,7 +65,7 @@ def diagnose(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Diagnose an attack: is the gradient that it follows honest, and does it go far enough?
+    """Diagnose an attack: whether the gradient that it follows is honest, and whether it goes far enough.
 
     Names the modules that hide the gradient and how they do, and makes twenty checks of the attack's course. Each
     finding has its statistic, its threshold and a page of the documentation; green ones prove nothing.

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,6 +19,7 @@ from calipers.runs.executors import end_with_parent, interrupts_held_back
 __all__ = ["side_by_side"]
 
 _GOODBYE_SECONDS = 5.0
+_LOOK_SECONDS = 0.01
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +49,7 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
         min(jobs, len(items)), mp_context=multiprocessing.get_context("spawn"), initializer=_begin
     )
     with contextlib.ExitStack() as stack:
-        stack.callback(_end, pool)
+        stack.callback(_end, pool, {child.pid for child in multiprocessing.active_children()})
         with interrupts_held_back():
             futures = [pool.submit(work, item) for item in items]
         try:
@@ -69,10 +71,12 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def _end(pool: ProcessPoolExecutor, others: set[int | None]) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
-    children = multiprocessing.active_children()
+    children = [child for child in multiprocessing.active_children() if child.pid not in others]
     for child in children:
         child.terminate()
-    for child in children:
-        child.join(_GOODBYE_SECONDS)
+    # the pool's own thread waits for them too, and only one of the two is told of an end: so no join here
+    deadline = time.monotonic() + _GOODBYE_SECONDS
+    while any(child.is_alive() for child in children) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
