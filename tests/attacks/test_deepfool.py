@@ -42,6 +42,17 @@ def test_a_step_costs_a_gradient_for_each_rival_and_no_more() -> None:
     assert bool((few.distance >= exact * (1 - 1e-5)).all())
 
 
+def test_an_offset_that_all_scores_share_hides_nothing() -> None:
+    net = nn.Linear(4, 6).eval()
+    with torch.no_grad():
+        net.weight.normal_(generator=torch.Generator().manual_seed(0))
+        net.bias.fill_(1e4)
+    target = Target(net, num_classes=6, input_shape=(4,), bounds=(-5.0, 5.0))
+    x = torch.empty(20, 4).uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
+    found = DeepFool()(target, x, target.predict(x), ThreatModel(Norm.L2), seed=0)
+    assert bool(found.success.all())
+
+
 @pytest.mark.parametrize("norm", [Norm.L2, Norm.LINF])
 def test_a_coordinate_at_a_face_of_the_box_is_left_out_of_the_step(norm: Norm) -> None:
     known = half_space([3.0, 1.0, 1.0], -3.6, bounds=(0.0, 1.0))

@@ -66,3 +66,33 @@ def test_a_defense_is_measured_stored_and_shown_again(calipers: Call, here: Path
     assert shown["done"] == 6
     again = calipers(*command).json["rows"]
     assert again == rows
+
+
+def test_parts_that_were_trained_again_do_not_show_the_old_numbers(calipers: Call, here: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from calipers.defenses.parts import BUNDLED
+
+    parts = here / "parts"
+    parts.mkdir()
+    for part in BUNDLED.glob("*.safetensors"):
+        (parts / part.name).write_bytes(part.read_bytes())
+    command = (
+        "reproduce",
+        "iclr2018",
+        "cascade",
+        "--limit",
+        "3",
+        "--jobs",
+        "1",
+        "--weights",
+        "parts",
+        "--json",
+    )
+    assert calipers(*command).code == 0
+    assert calipers(*command).code == 0
+    weights = load_file(parts / "cascade.safetensors")
+    save_file({name: value * 1.5 for name, value in weights.items()}, parts / "cascade.safetensors")
+    said = calipers(*command)
+    assert said.code == 2
+    assert "target" in said.complaint

@@ -244,6 +244,17 @@ def test_the_alpha_of_the_judge_counts_once_an_attempt() -> None:
     assert contradictions(records, judge_alpha=0.0).allowed == 4
 
 
+def test_a_lenient_judge_does_not_excuse_what_a_classifier_answered_once() -> None:
+    lenient = "Judge(draws=100, alpha=0.5, rule='majority', quantize=False)"
+    records = [replace(row, judge=lenient) if isinstance(row, Attempt) else row for row in many(500, 6)]
+    found = contradictions(records)
+    assert found.allowed == 5
+    assert found.error
+    # where many draws were judged, the judge is wrong as often as it says
+    drawn = [replace(row, draws=100, wins=90) if isinstance(row, Attempt) else row for row in records]
+    assert contradictions(drawn).rate == pytest.approx(0.501)
+
+
 def test_an_unknown_alpha_excuses_nothing() -> None:
     found = contradictions(many(500, 1, alpha=math.nan))
     assert found.allowed == 0

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import GradientAttack
-from calipers.attacks.segment import draw_in, leads, scores
+from calipers.attacks.segment import draw_in, leads, scores, undone
 from calipers.attacks.tracker import Nearest, lead
 from calipers.attacks.view import View
 from calipers.errors import UsageError
@@ -43,8 +43,9 @@ class DeepFool(GradientAttack):
 
     Differs from the paper: the box, whose faces are left out of a gradient that points out of it; targeted goals; the
     overshoot is part of each step, as in the authors' program; a plane that was overshot without reaching the goal is
-    left by a ten-thousandth of the distance found so far; the result is drawn in
-    by :func:`~calipers.attacks.segment.draw_in`.
+    left by a ten-thousandth of the distance found so far; a plane is where the lead is more than rounding undoes, which
+    matters where all scores share a large offset; the result is drawn in by
+    :func:`~calipers.attacks.segment.draw_in`.
 
     Args:
         steps: the most steps; an input leaves when its goal is reached.
@@ -55,7 +56,7 @@ class DeepFool(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.L2, Norm.LINF)
     sized: ClassVar[bool] = False
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     steps: int = 50
     classes: int = 10
@@ -99,7 +100,7 @@ class DeepFool(GradientAttack):
                 found = part.estimate(objective, point, y[rows], aimed, now)
                 outward = ((point <= low) & (found.gradient < 0)) | ((point >= high) & (found.gradient > 0))
                 free = found.gradient.masked_fill(outward, 0)
-                gap = (-found.value).clamp_min(0) / size(free, _DUALS[norm])
+                gap = (undone(found.logits) - found.value).clamp_min(0) / size(free, _DUALS[norm])
                 closer = gap < nearest
                 nearest = torch.where(closer, gap, nearest)
                 direction = torch.where(closer.view(wide), steepest(free, norm), direction)

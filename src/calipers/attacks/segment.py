@@ -13,7 +13,7 @@ from calipers.randomness import Draws
 from calipers.threat.norms import project
 from calipers.threat.threat_model import Goal, Norm
 
-__all__ = ["draw_in", "leads", "scores"]
+__all__ = ["draw_in", "leads", "scores", "undone"]
 
 _SLACK = 1e-5
 _FIRST = 0.9
@@ -43,7 +43,19 @@ def leads(
         One answer an input; no for NaN.
     """
     found = lead(logits, y, goal, num_classes=num_classes)
-    return found > _SLACK * logits.abs().amax(1)
+    return found > undone(logits)
+
+
+def undone(logits: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
+    """Measure how large a lead the rounding of float32 may undo.
+
+    Args:
+        logits: scores.
+
+    Returns:
+        One value an input: 1e-5 of its largest score.
+    """
+    return _SLACK * logits.abs().amax(1)
 
 
 def scores(

@@ -302,7 +302,9 @@ def _fewer(way: Through) -> Through:
     part = replace(way, leaves=leaves, steps=[step[:_ROWS] for step in way.steps])
     try:
         fits = len(part.value(0.0)) == _ROWS
-    except Exception:
+    except (
+        Exception
+    ):  # a user's module may raise anything when it is given fewer rows: then it gets all of them
         return way
     return part if fits else way
 
@@ -335,7 +337,9 @@ def in_double(way: Through) -> Through:
         made = Through(module, way.structure, leaves, way.places, steps, way.draws, double=True)
         with torch.no_grad():
             outputs = [part for part in tree_flatten(made.raw(made.base))[0] if _floats(part)]
-    except Exception:
+    except (
+        Exception
+    ):  # a user's module may raise anything in float64: then it is measured in its own precision
         return way
     if not outputs or any(part.dtype is not torch.float64 for part in outputs):
         return way

@@ -26,6 +26,8 @@ __all__ = [
     "summarize_brackets",
 ]
 
+_ANSWER_ALPHA = 0.001
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,11 @@ def _best(proved: Sequence[Certificate]) -> Certificate | None:
 
 
 def judge_alpha_of(attempt: Attempt) -> float:
-    """Read the alpha of the judge of an attempt.
+    """Read with what probability the judge of an attempt may be wrong.
+
+    That is the judge's alpha where many draws were made. An answer that was asked for once is wrong with the
+    classifier's own probability, which for a smoothed one is 0.001 unless its maker chose another, and the judge's
+    alpha has no part in it: a lenient judge must not excuse what a smoothed classifier said.
 
     Args:
         attempt: the attempt.
@@ -311,9 +317,10 @@ def judge_alpha_of(attempt: Attempt) -> float:
         The probability, 0 where the record does not say it.
     """
     try:
-        return float(_judge_field(attempt, "alpha") or 0.0)
+        said = float(_judge_field(attempt, "alpha") or 0.0)
     except ValueError:
         return 0.0
+    return said if attempt.draws > 1 else min(said, _ANSWER_ALPHA)
 
 
 def _judge_field(attempt: Attempt, name: str) -> str | None:

@@ -63,6 +63,7 @@ def diagnose_reference(
     gradient: str | None = None,
     limit: int | None = 50,
     skip: int = 0,
+    sample: int | None = None,
     seed: int = 0,
     budget: float = 60.0,
     prescribe: bool = False,
@@ -82,6 +83,7 @@ def diagnose_reference(
         gradient: how it has its gradient, as users write it; its own way if None.
         limit: how many inputs are taken at most.
         skip: how many inputs are left out at the front.
+        sample: the size of a stratified subset; None takes them in their order.
         seed: of every draw.
         budget: seconds for all checks together, and as many again for the prescription.
         prescribe: whether an attack is chosen from the findings.
@@ -108,6 +110,8 @@ def diagnose_reference(
     target = loaded.target
     whole = load_dataset(data, input_shape=target.input_shape, trust_code=trust_code)
     part = whole.take(skip=skip, limit=limit)
+    if sample is not None:
+        part = part.sample(sample, seed=seed)
     if not part.labelled:
         raise InvalidInput(f"{data} has no labels: a diagnosis needs to know which answer is right")
     part.require_fit(input_shape=target.input_shape, num_classes=target.num_classes)

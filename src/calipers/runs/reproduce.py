@@ -209,14 +209,15 @@ def _measure(parcel: _Parcel) -> CaseRow | None:
         row = prescribed_row(parcel.row, parcel.question, budget=parcel.budget)
     if row is None:
         return None
-    if row.path.is_file():
-        with RunStore.open(row.path, row.spec) as store:
-            if _complete(store):
-                return row
     device = parcel.question.device
     bench = Bench(row.spec, device=device, trust_code=False)
     target = bench.subject().target  # before there is a file, so that a part that is missing leaves none
     with RunStore.open(row.path, row.spec) as store:
+        if _complete(
+            store
+        ):  # parts may have been trained again since: what was measured must be what is there
+            store.settle({"target": target.fingerprint, "data": bench.subject().data.fingerprint})
+            return row
         prepared = prepare(row.spec, store, device=device, bench=bench, compile_allowed=False)
         # one that rejects a clean image errs, and no attempt says so; first, since a complete file is not touched again
         if target.detector and clean_correct(store) is None:
@@ -298,10 +299,13 @@ def prescribed_row(
         tell: told in words what is being done.
 
     Returns:
-        The measurement; None where nothing that can be stored was found.
+        The measurement; None where there is no size to diagnose at.
     """
     from calipers.runs.diagnosis import diagnose_reference
 
+    eps = _size_of(like)
+    if not eps:
+        return None
     stem = f"99-{like.family}-prescribed".replace("99--", "99-")
     note = like.path.with_name(f"{stem}-{like.spec.hash[:8]}.json")
     known = _kept(note, like)
@@ -311,17 +315,17 @@ def prescribed_row(
         like.spec.model,
         like.spec.data,
         norm=like.spec.norm,
-        eps=like.spec.eps or like.size.split()[1],
+        eps=eps,
         limit=like.spec.limit,
         skip=like.spec.skip,
+        sample=like.spec.sample,
         seed=like.spec.seed,
         budget=budget,
         prescribe=True,
         device=question.device,
         tell=tell,
     )
-    if found.prescription is None:
-        return None
+    assert found.prescription is not None, "it was asked for"
     told = found.to_dict() | {"what": _in_words(found.prescription.attack)}
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
@@ -341,9 +345,14 @@ def _kept(note: Path, like: CaseRow) -> CaseRow | None:
 
 def _prescribed(like: CaseRow, told: dict[str, Any], note: Path) -> CaseRow:
     attack = told["prescription"]["attack"]
-    spec = replace(like.spec, method=attack, eps=like.spec.eps or like.size.split()[1])
+    spec = replace(like.spec, method=attack, eps=_size_of(like))
     path = note.with_name(f"{note.name.rpartition('-')[0]}-{spec.hash[:8]}.sqlite")
     return replace(like, role="prescribed", what=told["what"], within=None, spec=spec, path=path)
+
+
+def _size_of(row: CaseRow) -> str:
+    # The size within which the classifier is attacked: of an attack that looks for the least, the one that counts
+    return row.spec.eps or ("" if row.within is None else repr(row.within))
 
 
 def _in_words(attack: Attack) -> str:
