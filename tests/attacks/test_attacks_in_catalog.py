@@ -10,7 +10,8 @@ import calipers.attacks
 from calipers.attacks.base import Attack
 from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
-from calipers.runs.catalog import build, names
+from calipers.runs.catalog import METHODS
+from calipers.runs.descriptions import build
 
 FOLDER = Path(calipers.attacks.__file__).parent
 
@@ -27,7 +28,7 @@ def _attacks() -> list[type[Attack]]:
 
 
 def test_every_attack_of_the_folder_is_in_the_catalog() -> None:
-    assert {one.__name__ for one in _attacks()} <= set(names())
+    assert {one.__name__ for one in _attacks()} <= set(METHODS)
     assert {FGSM, PGD} <= set(_attacks())
 
 

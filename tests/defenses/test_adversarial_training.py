@@ -10,7 +10,8 @@ from calipers import sources
 from calipers.defenses.adversarial_training import RECIPE, AdversarialTraining
 from calipers.defenses.base import Row
 from calipers.errors import MissingFile
-from calipers.runs.catalog import build_attack, load_model
+from calipers.runs.catalog import load_model
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.threat.threat_model import Norm, ThreatModel
 

@@ -18,7 +18,7 @@ from calipers.defenses.cascade import (
     stored_images,
 )
 from calipers.defenses.parts import small_network
-from calipers.runs.catalog import build_attack
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.threat.threat_model import Norm, ThreatModel
 

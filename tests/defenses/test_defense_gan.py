@@ -19,7 +19,8 @@ from calipers.errors import GradientsUnavailable, UsageError
 from calipers.gradients.estimator import Autograd
 from calipers.gradients.reparameterization import Reparameterization
 from calipers.randomness import Draws, Role
-from calipers.runs.catalog import build_attack, load_model
+from calipers.runs.catalog import load_model
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.threat.objectives import margin
 from calipers.threat.threat_model import Norm, ThreatModel, Untargeted

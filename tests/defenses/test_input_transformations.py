@@ -20,7 +20,8 @@ from calipers.defenses.input_transformations.jpeg import Jpeg
 from calipers.defenses.input_transformations.training import RETRAINED
 from calipers.defenses.parts import BUNDLED, load_part, small_network, training_images
 from calipers.errors import UsageError
-from calipers.runs.catalog import build_attack, build_judge, named_defense
+from calipers.runs.catalog import named_defense
+from calipers.runs.descriptions import build_attack, build_judge
 from calipers.sources.datasets import load_dataset
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel

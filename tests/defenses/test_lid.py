@@ -22,7 +22,8 @@ from calipers.defenses.lid.dimension import (
 from calipers.errors import UsageError
 from calipers.gradients.estimator import Autograd
 from calipers.randomness import Draws, Role
-from calipers.runs.catalog import build_attack, load_model
+from calipers.runs.catalog import load_model
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.threat.objectives import margin
 from calipers.threat.threat_model import ABSTAIN, Norm, ThreatModel, Untargeted

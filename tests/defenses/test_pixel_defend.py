@@ -15,7 +15,8 @@ from calipers.defenses.pixel_defend.purifier import Purifier, purify, purify_by_
 from calipers.defenses.pixel_defend.training import DENSITY, bits_per_dimension
 from calipers.errors import UsageError
 from calipers.gradients.bpda import BPDA
-from calipers.runs.catalog import build_attack, load_model
+from calipers.runs.catalog import load_model
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.threat.threat_model import Norm, ThreatModel
 

@@ -23,7 +23,8 @@ from calipers.errors import UsageError
 from calipers.gradients.eot import EOT
 from calipers.gradients.text import parse_gradient
 from calipers.randomness import Draws, Role
-from calipers.runs.catalog import build_attack, load_model
+from calipers.runs.catalog import load_model
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.target.chance import drawn_from
 from calipers.threat.objectives import margin

@@ -22,7 +22,8 @@ from calipers.errors import UsageError
 from calipers.gradients.bpda import BPDA, identity
 from calipers.gradients.estimator import Autograd
 from calipers.randomness import Draws, Role
-from calipers.runs.catalog import build_attack, build_judge, load_model, named_defense
+from calipers.runs.catalog import load_model, named_defense
+from calipers.runs.descriptions import build_attack, build_judge
 from calipers.sources.architectures import SmallConvNet, build
 from calipers.sources.datasets import load_dataset
 from calipers.target.chance import drawn_from

@@ -25,7 +25,8 @@ from calipers.defenses.thermometer.logit_space import ascend, code_of, image_of,
 from calipers.errors import UsageError
 from calipers.gradients.bpda import BPDA
 from calipers.randomness import Draws, Role
-from calipers.runs.catalog import build_attack, load_model
+from calipers.runs.catalog import load_model
+from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel

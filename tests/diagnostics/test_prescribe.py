@@ -56,7 +56,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from calipers.diagnostics.diagnose import Diagnosis
 from calipers.diagnostics.localize import localize
 from calipers.diagnostics.prescribe import prescribe
-from calipers.runs.catalog import build_attack
+from calipers.runs.descriptions import build_attack
 from calipers.testing.obfuscated import smooth_images, staircase
 from calipers.threat.threat_model import Norm, ThreatModel
 x, y = smooth_images(16, seed=5)

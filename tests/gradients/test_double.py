@@ -10,7 +10,7 @@ from calipers.gradients.estimator import Autograd, GradientEstimator
 from calipers.gradients.finite_differences import NES
 from calipers.gradients.text import parse_gradient
 from calipers.randomness import Draws, Role
-from calipers.runs.catalog import build
+from calipers.runs.descriptions import build
 from calipers.target import Target
 from calipers.testing.gradient_contract import GradientEstimatorContract
 from calipers.threat.objectives import margin

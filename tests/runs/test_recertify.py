@@ -18,7 +18,7 @@ from calipers.certificates.smoothing.plan import ExecutionPlan
 from calipers.certificates.smoothing.stopping import DecideRadii
 from calipers.errors import Unsound, UsageError
 from calipers.evidence.records import Certificate
-from calipers.runs import catalog
+from calipers.runs.descriptions import changed
 from calipers.runs.exports import export
 from calipers.runs.measure import measure, prepare
 from calipers.runs.recertify import recertify
@@ -156,10 +156,10 @@ def test_a_reading_is_saved_as_a_run_of_its_own(tmp_path: Path, toy: RunSpec) ->
 
 def test_the_changed_method_is_the_method_with_the_change() -> None:
     method = VoteCertifier(n0=7, n=1000, stopping=DecideRadii((0.1 + 0.2, 1e-5)))
-    text = catalog.changed(repr(method), {"alpha": 1e-7, "bound": "one-sided"})
+    text = changed(repr(method), {"alpha": 1e-7, "bound": "one-sided"})
     assert text == repr(replace(method, alpha=1e-7, bound="one-sided"))
     with pytest.raises(UsageError, match="no field colour"):
-        catalog.changed(repr(method), {"colour": 1})
+        changed(repr(method), {"colour": 1})
 
 
 def test_no_torch_is_loaded(tmp_path: Path, toy: RunSpec) -> None:

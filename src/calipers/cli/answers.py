@@ -161,7 +161,7 @@ def decided_radii(rows: Sequence[Certificate]) -> tuple[float, ...] | None:
     Returns:
         0 and those radii; None where the run drew a fixed number of samples.
     """
-    from calipers.runs.catalog import build_stopping
+    from calipers.runs.descriptions import build_stopping
 
     stopping = build_stopping(rows[0].stopping) if rows[0].stopping else None
     radii: tuple[float, ...] | None = getattr(stopping, "radii", None)

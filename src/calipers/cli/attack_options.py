@@ -138,7 +138,8 @@ def attack_spec(
     Raises:
         UsageError: if a word means nothing.
     """
-    from calipers.runs.catalog import build, name_attack, name_noise, read_norm, read_size
+    from calipers.runs.descriptions import build
+    from calipers.runs.naming import name_attack, name_noise, read_norm, read_size
     from calipers.runs.spec import RunSpec
 
     wanted = read_norm(norm)

@@ -74,7 +74,7 @@ def bracket(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.cli.answers import answer_run
-        from calipers.runs.catalog import build_certifier
+        from calipers.runs.descriptions import build_certifier
 
         place = pick_device(device)
         above = attack_spec(

@@ -167,7 +167,8 @@ def certify(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.cli.answers import answer_run
-        from calipers.runs.catalog import build_certifier, name_noise
+        from calipers.runs.descriptions import build_certifier
+        from calipers.runs.naming import name_noise
         from calipers.runs.spec import RunSpec
 
         _check_choice(context, sigma, lipschitz=lipschitz)
@@ -229,7 +230,7 @@ def _check_choice(context: typer.Context, sigma: str | None, *, lipschitz: bool)
 
 def _warn_of_ceiling(say: Say, spec: RunSpec, decide: str) -> None:
     from calipers.report.tables import floored
-    from calipers.runs.catalog import read_radii
+    from calipers.runs.naming import read_radii
     from calipers.runs.reread import ceiling
 
     if spec.norm == "linf":
@@ -255,7 +256,7 @@ def _bound(wanted: str | None, votes: str) -> str:
 def _describe(
     *, n: int, n0: int, alpha: float, votes: str, lemma: str, decide: str | None, bound: str
 ) -> str:
-    from calipers.runs.catalog import read_radii
+    from calipers.runs.naming import read_radii
 
     shared = f"n0={n0}, n={n}, alpha={alpha!r}"
     if votes == "hard":

@@ -36,7 +36,7 @@ def demo(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.report.summary import compare, summarize
-        from calipers.runs.catalog import build_certifier
+        from calipers.runs.descriptions import build_certifier
         from calipers.runs.recertify import recertify
         from calipers.runs.store import RunStore
 

@@ -71,8 +71,8 @@ def import_log(
 ) -> None:
     """Read a log of certificates, predictions or attacks into a run; says what it gives away, and what it cannot."""
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
-        from calipers.runs.catalog import read_size
         from calipers.runs.cohen_log import read_log
+        from calipers.runs.naming import read_size
         from calipers.runs.store import RunStore
 
         log = read_log(

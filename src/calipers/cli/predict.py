@@ -44,7 +44,8 @@ def predict(
     """Predict with the smoothed classifier, which abstains where its votes do not decide."""
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.cli.answers import answer_run
-        from calipers.runs.catalog import build_predictor, name_noise
+        from calipers.runs.descriptions import build_predictor
+        from calipers.runs.naming import name_noise
         from calipers.runs.spec import RunSpec
 
         added = name_noise(noise, sigma)

@@ -77,7 +77,7 @@ def read_grid(text: str) -> tuple[float, ...]:
     Raises:
         UsageError: if there are none.
     """
-    from calipers.runs.catalog import read_radii
+    from calipers.runs.naming import read_radii
 
     found = read_radii(text)
     if not found:

@@ -194,7 +194,7 @@ def noise(
     to agree (Jeong and Shin 2020). Ctrl-C loses the epoch that is running; the same command goes on.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
-        from calipers.runs.catalog import read_size
+        from calipers.runs.naming import read_size
         from calipers.runs.training import train_noise
 
         scale = read_size(sigma)
@@ -300,7 +300,7 @@ def lipschitz(
     epoch that is running; the same command goes on.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
-        from calipers.runs.catalog import read_size
+        from calipers.runs.naming import read_size
         from calipers.runs.training import train_lipschitz
 
         fields = {
@@ -401,7 +401,7 @@ def adversarial(
     the epoch that is running; the same command goes on.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
-        from calipers.runs.catalog import read_size
+        from calipers.runs.naming import read_size
         from calipers.runs.training import train_adversarial
 
         fields = {

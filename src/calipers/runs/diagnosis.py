@@ -102,7 +102,8 @@ def diagnose_reference(
 
     from calipers.diagnostics.diagnose import diagnose
     from calipers.diagnostics.prescribe import prescribe as choose
-    from calipers.runs.catalog import name_attack, open_model
+    from calipers.runs.catalog import open_model
+    from calipers.runs.naming import name_attack
     from calipers.sources.datasets import load_dataset
 
     threat = ThreatModel(Norm.parse(norm), float(parse_size(eps)))

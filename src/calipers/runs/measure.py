@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from calipers.errors import InvalidInput, StoreMismatch, UsageError
-from calipers.runs import catalog
+from calipers.runs.descriptions import (
+    build_attack,
+    build_certifier,
+    build_judge,
+    build_noise,
+    build_predictor,
+)
 from calipers.runs.executors import Tick
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import Measured, RunStore
@@ -297,8 +303,8 @@ def _attack(bench: Bench, subject: Subject, tasks: Iterable[Task], tick: Tick) -
     import torch
 
     spec = bench.spec
-    attack = catalog.build_attack(spec.method, trust_code=bench.trust_code)
-    judge = catalog.build_judge(spec.judge)
+    attack = build_attack(spec.method, trust_code=bench.trust_code)
+    judge = build_judge(spec.judge)
     threat = ThreatModel(Norm.parse(spec.norm), float(parse_size(spec.eps)) if spec.eps else None)
     through = None if subject.target is subject.base else subject.base
     attack.rehearse(subject.target, threat, through=through)
@@ -345,10 +351,10 @@ def _stream(
 ) -> Iterator[Certificate | Prediction]:
     spec = bench.spec
     if spec.kind == "predict":
-        predictor = catalog.build_predictor(spec.method)
+        predictor = build_predictor(spec.method)
         yield from predictor.stream(subject.target, inputs, seed=spec.seed, plan=bench.plan, progress=tick)
     else:
-        certifier = catalog.build_certifier(spec.method)
+        certifier = build_certifier(spec.method)
         threat = ThreatModel(Norm.parse(spec.norm))
         yield from certifier.stream(
             subject.target, inputs, threat, seed=spec.seed, plan=bench.plan, progress=tick
@@ -357,12 +363,12 @@ def _stream(
 
 def _method(spec: RunSpec, *, trust_code: bool) -> Certifier | VotePredictor | Attack:
     if spec.kind == "attack":
-        catalog.build_judge(spec.judge)
-        return catalog.build_attack(spec.method, trust_code=trust_code)
+        build_judge(spec.judge)
+        return build_attack(spec.method, trust_code=trust_code)
     if spec.kind == "predict":
-        return catalog.build_predictor(spec.method)
+        return build_predictor(spec.method)
     if spec.kind == "certify":
-        return catalog.build_certifier(spec.method)
+        return build_certifier(spec.method)
     raise UsageError(f"a run of kind {spec.kind!r} is read from counts or a file, not measured")
 
 
@@ -404,7 +410,7 @@ def _load(spec: RunSpec, device: str, *, trust_code: bool) -> Subject:
     if spec.noise:
         target = smooth(
             base,
-            catalog.build_noise(spec.noise),
+            build_noise(spec.noise),
             spec.votes or "hard",
             samples=_JUDGED,
             search_samples=_SEARCHED,

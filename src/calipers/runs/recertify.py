@@ -8,7 +8,7 @@ from typing import final
 
 from calipers.errors import UsageError
 from calipers.evidence.records import Certificate
-from calipers.runs import catalog
+from calipers.runs.descriptions import changed
 from calipers.runs.reread import reread
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import Measured, RunStore
@@ -108,7 +108,7 @@ def recertify(
     spec = replace(
         store.spec,
         kind="recertify",
-        method=catalog.changed(old.method, {"alpha": chosen, _bound_field(old): side}),
+        method=changed(old.method, {"alpha": chosen, _bound_field(old): side}),
         source=f"{store.spec.hash} {validity or ''}".strip(),
         attack="",
         judge="",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from calipers.errors import Unsound, UsageError
 from calipers.evidence.records import Certificate
-from calipers.runs import catalog
+from calipers.runs.descriptions import build_noise, build_stopping, changed, field_of
 from calipers.threat.threat_model import Norm
 
 __all__ = ["ceiling", "reread"]
@@ -49,7 +49,7 @@ def reread(
                 "calipers that counted votes can be read again"
             )
     norm = Norm.parse(rows[0].norm)
-    noise = catalog.build_noise(rows[0].noise)
+    noise = build_noise(rows[0].noise)
     if norm is not noise.norm and dimension is None:
         raise UsageError(
             f"the radii are in {norm} under {noise!r}, and the run does not say the inputs' dimension"
@@ -82,14 +82,14 @@ def ceiling(method: str, noise: str, *, norm: str, dimension: int = 1) -> float:
 
     from calipers.certificates.smoothing.votes import certify_vote_table
 
-    added, wanted = catalog.build_noise(noise), Norm.parse(norm)
+    added, wanted = build_noise(noise), Norm.parse(norm)
     found = certify_vote_table(
-        np.array([[catalog.field_of(method, "n"), 0, 0]], dtype=np.int64),
+        np.array([[field_of(method, "n"), 0, 0]], dtype=np.int64),
         selected=np.array([0]),
         radius=lambda p_lower, p_upper: added.radius(p_lower, p_upper, wanted, dimension=dimension),
-        alpha=catalog.field_of(method, "alpha"),  # type: ignore[arg-type]
-        bound=catalog.field_of(method, "bound"),  # type: ignore[arg-type]
-        stopping=catalog.field_of(method, "stopping"),  # type: ignore[arg-type]
+        alpha=field_of(method, "alpha"),  # type: ignore[arg-type]
+        bound=field_of(method, "bound"),  # type: ignore[arg-type]
+        stopping=field_of(method, "stopping"),  # type: ignore[arg-type]
     )
     return float(found.radius[0])
 
@@ -102,7 +102,7 @@ def _reread_votes(
     from calipers.certificates.smoothing.votes import certify_vote_table
 
     norm = Norm.parse(rows[0].norm)
-    noise = catalog.build_noise(rows[0].noise)
+    noise = build_noise(rows[0].noise)
     if bound not in ("two-sided", "one-sided"):
         raise UsageError(f"bound is {bound!r}: use two-sided or one-sided")
     if validity not in (None, "fixed", "anytime"):
@@ -113,7 +113,7 @@ def _reread_votes(
         radius=lambda p_lower, p_upper: noise.radius(p_lower, p_upper, norm, dimension=dimension),
         alpha=alpha,
         bound=bound,  # type: ignore[arg-type]  # one of the two, by the check above
-        stopping=catalog.build_stopping(rows[0].stopping),
+        stopping=build_stopping(rows[0].stopping),
         validity=validity,  # type: ignore[arg-type]
         budget=rows[0].budget,
         theorem=noise.theorem,
@@ -128,7 +128,7 @@ def _reread_votes(
             theorem=found.theorem,
             alpha=alpha,
             bound=bound,
-            method=catalog.changed(row.method, {"alpha": alpha, "bound": bound}),
+            method=changed(row.method, {"alpha": alpha, "bound": bound}),
         )
         for place, row in enumerate(rows)
     ]
@@ -138,7 +138,7 @@ def _reread_means(row: Certificate, *, alpha: float, bound: str, dimension: int)
     from calipers.certificates.smoothing.radius import convert_radius
     from calipers.certificates.smoothing.soft import certify_means
 
-    noise = catalog.build_noise(row.noise)
+    noise = build_noise(row.noise)
     found = certify_means(
         row.means or (),
         row.variances or (),
@@ -147,7 +147,7 @@ def _reread_means(row: Certificate, *, alpha: float, bound: str, dimension: int)
         sigma=noise.scale,
         alpha=alpha,
         mean_bound=bound,  # type: ignore[arg-type]  # refused there if it is another
-        lemma=catalog.field_of(row.method, "lemma"),  # type: ignore[arg-type]
+        lemma=field_of(row.method, "lemma"),  # type: ignore[arg-type]
         failed=row.counts[-1],
     )
     return replace(
@@ -159,7 +159,7 @@ def _reread_means(row: Certificate, *, alpha: float, bound: str, dimension: int)
         theorem=found.theorem,
         alpha=alpha,
         bound=bound,
-        method=catalog.changed(row.method, {"alpha": alpha, "mean_bound": bound}),
+        method=changed(row.method, {"alpha": alpha, "mean_bound": bound}),
     )
 
 

@@ -1,4 +1,4 @@
-"""The catalog: every method comes back from its repr, and nothing else does."""
+"""Descriptions: every method comes back from its repr, and nothing else does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from calipers.certificates.smoothing.certifier import SoftCertifier, VoteCertifi
 from calipers.certificates.smoothing.noise import Gaussian, Laplace, RoundedGaussian, Uniform
 from calipers.certificates.smoothing.stopping import DecideRadii, FixedBudget
 from calipers.errors import UntrustedCode, UsageError
-from calipers.runs import catalog
+from calipers.runs import catalog, descriptions
 
 METHODS = [
     VoteCertifier(n0=10, n=1000, alpha=1e-9, bound="one-sided", stopping=DecideRadii((0.1 + 0.2, 5.0))),
@@ -29,7 +29,7 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_every_method_comes_back_from_its_repr(method: object) -> None:
-    assert catalog.build(repr(method)) == method
+    assert descriptions.build(repr(method)) == method
 
 
 NEED_ARGUMENTS = {
@@ -45,40 +45,17 @@ NEED_ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", catalog.METHODS)
 def test_everything_in_the_catalog_comes_back_from_its_repr(name: str) -> None:
-    made = catalog.build(NEED_ARGUMENTS.get(name, f"{name}()"))
+    made = descriptions.build(NEED_ARGUMENTS.get(name, f"{name}()"))
     assert type(made).__name__ == name
-    assert catalog.build(repr(made)) == made
-
-
-@pytest.mark.parametrize("word", catalog.ATTACKS)
-def test_an_attack_is_made_by_its_name_with_arguments_and_a_gradient(word: str) -> None:
-    more = "(substitute='bundled:fashion-cnn28-plain')" if word == "transfer" else ""
-    attack = catalog.name_attack(word + more, sized=True)
-    assert type(attack).__name__ == catalog.ATTACKS[word]
-    if hasattr(attack, "gradient"):
-        seen = catalog.name_attack(word + more, gradient="eot(7) bpda(encoder=identity)", sized=True)
-        assert "EOT(samples=7" in repr(seen)
-        assert "identity" in repr(seen)
-        assert catalog.build_attack(repr(seen)) == seen
-
-
-def test_a_smoothed_classifier_is_searched_through_its_base_and_along_the_ray() -> None:
-    found = repr(catalog.name_attack("ddn(steps=5)", noise=Laplace(0.5), sized=False))
-    assert found.startswith("Ray(attack=DDN(gradient=EOT(samples=32")
-    assert "average='probabilities', over=AdditiveNoise(kind='laplace', scale=0.5)" in found
-
-
-def test_an_attack_without_a_gradient_is_not_told_about_one() -> None:
-    with pytest.raises(UsageError, match="follows no gradient"):
-        catalog.name_attack("boundary", gradient="nes(10)", sized=False)
+    assert descriptions.build(repr(made)) == made
 
 
 def test_a_user_s_function_in_a_stored_gradient_is_not_imported_unless_it_may_be() -> None:
     text = "PGD(gradient=BPDA(substitutes=(('encoder', 'antigravity:fly'),)))"
     with pytest.raises(UntrustedCode):
-        catalog.build_attack(text)
+        descriptions.build_attack(text)
     assert "antigravity" not in sys.modules
 
 
@@ -111,12 +88,17 @@ def test_a_user_s_function_in_a_stored_gradient_is_not_imported_unless_it_may_be
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        catalog.build(text)
+        descriptions.build(text)
 
 
 @pytest.mark.parametrize(
     "build",
-    [catalog.build_certifier, catalog.build_noise, catalog.build_predictor, catalog.build_stopping],
+    [
+        descriptions.build_certifier,
+        descriptions.build_noise,
+        descriptions.build_predictor,
+        descriptions.build_stopping,
+    ],
 )
 def test_a_method_of_another_kind_is_refused(build: object) -> None:
     right = sum(_accepts(build, repr(method)) for method in METHODS)
@@ -134,8 +116,8 @@ def _accepts(build: object, text: str) -> bool:
 
 def test_noise_and_stopping_come_back_without_torch() -> None:
     code = (
-        "import sys; from calipers.runs import catalog\n"
-        "catalog.build_noise('Gaussian(sigma=0.5)'), catalog.build_stopping('DecideRadii((0.5,))')\n"
+        "import sys; from calipers.runs import descriptions\n"
+        "descriptions.build_noise('Gaussian(sigma=0.5)'), descriptions.build_stopping('DecideRadii((0.5,))')\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
