@@ -24,7 +24,6 @@ from calipers.cli import (
     runs,
     show,
     train,
-    train_defenses,
     verify,
 )
 
@@ -58,7 +57,6 @@ for name, verb in (
     ("datasets", datasets.datasets),
 ):
     app.command(name)(verb)
-train.app.command("iclr2018")(train_defenses.iclr2018)
 app.add_typer(train.app, name="train")
 
 
