@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from calipers.errors import BadReference
 from calipers.sources.feeding import Feeding, check_channels, read_feeding
 from calipers.sources.network import Network, class_count, make_target
-from calipers.sources.reference import MODEL_SCHEMES, parse_reference
+from calipers.sources.reference import parse_reference
+from calipers.sources.schemes import MODEL_SCHEMES
 
 
 class Linear(nn.Module):

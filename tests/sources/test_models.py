@@ -10,7 +10,7 @@ from calipers.sources import shipped
 from calipers.sources.datasets import list_datasets, load_dataset
 from calipers.sources.inputs import on_grid
 from calipers.sources.models import list_models, load_model, open_model
-from calipers.sources.reference import DATA_SCHEMES, MODEL_SCHEMES
+from calipers.sources.schemes import DATA_SCHEMES, MODEL_SCHEMES
 
 
 def test_the_bundled_images_are_the_first_thousand_of_the_test_set(data_folder: object) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from calipers.errors import BadReference, CalipersError, MissingFile
-from calipers.sources.reference import DATA_SCHEMES, MODEL_SCHEMES, Reference, parse_reference
+from calipers.sources.reference import Reference, parse_reference
+from calipers.sources.schemes import DATA_SCHEMES, MODEL_SCHEMES
 
 
 def model(text: str) -> Reference:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from calipers.errors import MissingFile, StoreNotWritable
 from calipers.sources.network import Network
-from calipers.sources.reference import MODEL_SCHEMES, parse_reference
+from calipers.sources.reference import parse_reference
+from calipers.sources.schemes import MODEL_SCHEMES
 from calipers.sources.shipped import MODEL_SUFFIX, shipped_file
 from calipers.sources.weights import load_network
 

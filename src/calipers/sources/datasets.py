@@ -7,7 +7,8 @@ from dataclasses import replace
 from calipers.sources.array_files import load_idx, load_npz
 from calipers.sources.image_folder import load_folder
 from calipers.sources.inputs import Dataset
-from calipers.sources.reference import DATA_SCHEMES, Listing, Reference, parse_reference
+from calipers.sources.reference import Reference, parse_reference
+from calipers.sources.schemes import DATA_SCHEMES, Listing
 from calipers.sources.shipped import DATA_SUFFIX, card, shipped_data, shipped_file
 
 __all__ = ["list_datasets", "load_dataset"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from calipers.errors import UsageError
-from calipers.sources.reference import MODEL_SCHEMES, Listing, Reference, parse_reference
+from calipers.sources.reference import Reference, parse_reference
+from calipers.sources.schemes import MODEL_SCHEMES, Listing
 from calipers.sources.shipped import MODEL_SUFFIX, shipped_file, shipped_models
 
 if TYPE_CHECKING:
