@@ -17,8 +17,9 @@ from calipers.cli.progress import Advance, progress, spoken_seconds
 from calipers.errors import UsageError
 
 if TYPE_CHECKING:
+    from calipers.runs.bench import Bench
     from calipers.runs.executors import Executor
-    from calipers.runs.measure import Bench, Prepared
+    from calipers.runs.measure import Prepared
     from calipers.runs.run import Progress
     from calipers.runs.spec import RunSpec
     from calipers.runs.store import RunStore
@@ -258,7 +259,7 @@ def _prepare(store: RunStore, manner: Manner, bench: Bench) -> Prepared:
 
 
 def _open(say: Say, spec: RunSpec, manner: Manner) -> list[Bench]:
-    from calipers.runs.measure import Bench
+    from calipers.runs.bench import Bench
 
     sides = spec.jaws() if spec.kind == "bracket" else (spec,)
     bench = Bench(sides[0], device=manner.device, trust_code=manner.trust_code)

@@ -199,7 +199,8 @@ class _Parcel(NamedTuple):
 
 def _measure(parcel: _Parcel) -> CaseRow | None:
     # In whichever process it is; a deadline is told by a clock that all processes of a machine share.
-    from calipers.runs.measure import Bench, measure, prepare
+    from calipers.runs.bench import Bench
+    from calipers.runs.measure import measure, prepare
     from calipers.runs.run import carry_out
 
     row: CaseRow | None = parcel.row
