@@ -103,7 +103,7 @@ def measure_constant(
     from calipers.certificates.lipschitz.certifier import bounds_of, scores_in_float64
     from calipers.certificates.lipschitz.floors import operator_floor
     from calipers.certificates.lipschitz.sandwich import sampled_lower_bound
-    from calipers.sources.models import open_model
+    from calipers.runs.catalog import open_model
 
     wanted = Norm.parse(norm)
     loaded = open_model(model, device=device, trust_code=trust_code)
