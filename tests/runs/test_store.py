@@ -573,7 +573,6 @@ def test_an_older_file_is_migrated_when_it_goes_on_and_only_read_otherwise(
     newest = len(later)
     monkeypatch.setattr(migrations_module, "_MIGRATIONS", later)
     monkeypatch.setattr(migrations_module, "SCHEMA_VERSION", newest)
-    monkeypatch.setattr(store_module, "SCHEMA_VERSION", newest)
     with RunStore.read(path) as store:
         assert store._connection.execute("SELECT x FROM more").fetchall() == [(7,)]
         assert list(store.records()) == [certificate(1)]

@@ -1,14 +1,24 @@
-"""Migrations: the tables of a run's file, version by version, each recorded in the file."""
+"""Migrations: the tables of a run's file, version by version, each recorded in the file, and files of this version."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from calipers import __version__
+from calipers.errors import StoreCorrupt, StoreMismatch
+from calipers.runs.files import (
+    application_id,
+    check_application,
+    check_header,
+    connect,
+    connect_to_read,
+    translated,
+)
 
-__all__ = ["SCHEMA_VERSION", "migrate", "migrated_copy", "user_version"]
+__all__ = ["SCHEMA_VERSION", "connect_to_append", "connect_to_this_version", "migrate"]
 
 
 def _append_only(*tables: str) -> str:
@@ -61,40 +71,81 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 """The version of the tables; every change is one more migration, recorded in the file."""
 
 
-def user_version(connection: sqlite3.Connection) -> int:
-    """Read the version of the tables of a file.
-
-    Args:
-        connection: the file.
-
-    Returns:
-        The version; 0 for a file without tables.
-    """
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the tables to this version, inside the caller's transaction.
 
     Args:
         connection: the file.
     """
-    for version in range(user_version(connection), SCHEMA_VERSION):
+    for version in range(_user_version(connection), SCHEMA_VERSION):
         for statement in _statements(_MIGRATIONS[version]):
             connection.execute(statement)
         connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (version + 1, __version__, time.time()))
         connection.execute(f"PRAGMA user_version={version + 1}")
 
 
-def migrated_copy(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Copy a file of an older version into memory and bring the copy to this one; the file stays as it is.
+def connect_to_append(path: Path) -> sqlite3.Connection:
+    """Connect to a file that is to be written, and bring its tables to this version.
 
     Args:
-        connection: the file; it is closed.
+        path: the file of a run.
 
     Returns:
-        The copy.
+        The connection; what it commits survives a power cut.
     """
+    with translated(path, writing=True):
+        connection = connect(path, "mode=rw")
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            migrate(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def connect_to_this_version(path: Path) -> sqlite3.Connection:
+    """Connect to a file that is only read, which stays as it is: one of an older version is copied into memory.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A connection with the tables of this version.
+
+    Raises:
+        StoreCorrupt: if the file is not a run of calipers or is damaged.
+        StoreMismatch: if a newer calipers wrote it.
+    """
+    check_header(path)
+    connection = connect_to_read(path)
+    try:
+        with translated(path, writing=False):
+            check_application(path, application_id(connection))
+            version = _user_version(connection)
+            if version > SCHEMA_VERSION:
+                raise StoreMismatch(
+                    f"{path} has tables of version {version}, this calipers {__version__} knows up to "
+                    f"{SCHEMA_VERSION}: install a newer calipers"
+                )
+            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise StoreCorrupt(f"{path} is damaged (SQLite's quick_check fails): restore a copy")
+            return connection if version == SCHEMA_VERSION else _migrated_copy(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _user_version(connection: sqlite3.Connection) -> int:
+    # The version of the tables; 0 for a file without tables.
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrated_copy(connection: sqlite3.Connection) -> sqlite3.Connection:
+    # In memory; the file is closed, and stays as it is.
     memory = sqlite3.connect(":memory:", isolation_level=None)
     connection.backup(memory)
     connection.close()

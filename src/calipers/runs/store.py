@@ -7,7 +7,6 @@ import hashlib
 import json
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,30 +16,24 @@ from typing import Any, NamedTuple, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from calipers import __version__
 from calipers.errors import StoreCorrupt, StoreMismatch, UsageError
-from calipers.evidence.records import AnyRecord, Attempt, Certificate, Prediction, Record, record_from_json
-from calipers.runs.files import (
-    APPLICATION_ID,
-    Doubled,
-    application_id,
-    check_application,
-    check_header,
-    check_sqlite,
-    connect,
-    connect_to_read,
-    create,
-    translated,
+from calipers.evidence.records import AnyRecord, Attempt, Certificate, Prediction, Record
+from calipers.runs.files import APPLICATION_ID, Doubled, check_sqlite, create, translated
+from calipers.runs.migrations import connect_to_append, connect_to_this_version, migrate
+from calipers.runs.rows import (
+    INSERT_ARRAY,
+    INSERT_RECORD,
+    ArrayRow,
+    RecordRow,
+    array_of,
+    array_rows,
+    record_of,
+    record_rows,
+    say_the_same,
 )
-from calipers.runs.migrations import SCHEMA_VERSION, migrate, migrated_copy, user_version
 from calipers.runs.spec import RunSpec, difference
 
 __all__ = ["Measured", "RunStore", "Sitting"]
-
-_INSERT = "INSERT INTO records (key, ordinal, kind, input_index, body, check_sum) VALUES (?, ?, ?, ?, ?, ?)"
-_INSERT_TENSOR = (
-    "INSERT INTO tensors (key, name, input_index, shape, body, check_sum) VALUES (?, ?, ?, ?, ?, ?)"
-)
 
 
 class Measured(NamedTuple):
@@ -114,18 +107,7 @@ class RunStore:
                 f"{path} holds another run ({'; '.join(lines)}): name another file with --run, "
                 "or ask for what is there"
             )
-        with translated(path, writing=True):
-            connection = connect(path, "mode=rw")
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.execute("BEGIN IMMEDIATE")
-                migrate(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection, writable=True)
+        return cls(path, connect_to_append(path), writable=True)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -142,21 +124,8 @@ class RunStore:
             StoreMismatch: if a newer calipers wrote it.
         """
         path = Path(path)
-        check_header(path)
-        connection = connect_to_read(path)
+        connection = connect_to_this_version(path)
         try:
-            with translated(path, writing=False):
-                check_application(path, application_id(connection))
-                version = user_version(connection)
-                if version > SCHEMA_VERSION:
-                    raise StoreMismatch(
-                        f"{path} has tables of version {version}, this calipers {__version__} knows up to "
-                        f"{SCHEMA_VERSION}: install a newer calipers"
-                    )
-                if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                    raise StoreCorrupt(f"{path} is damaged (SQLite's quick_check fails): restore a copy")
-                if version < SCHEMA_VERSION:
-                    connection = migrated_copy(connection)
             store = cls(path, connection, writable=False)
             assert store.spec is not None
         except BaseException:
@@ -240,34 +209,34 @@ class RunStore:
             The number of records added.
         """
         tasks = list(measured)
-        rows = [row for task in tasks for row in _rows(task)]
-        tensors = [row for task in tasks for row in _tensor_rows(task)]
+        rows = [row for task in tasks for row in record_rows(task.key, task.records)]
+        tensors = [row for task in tasks for row in array_rows(task.key, task.records[0].index, task.tensors)]
         if not rows:
             return 0
         try:
             with self._transaction() as connection:
-                connection.executemany(_INSERT, rows)
-                connection.executemany(_INSERT_TENSOR, tensors)
+                connection.executemany(INSERT_RECORD, rows)
+                connection.executemany(INSERT_ARRAY, tensors)
             return len(rows)
         except Doubled:
             return self._append_new(rows, tensors)
 
-    def _append_new(self, rows: list[_Row], tensors: list[_TensorRow]) -> int:
+    def _append_new(self, rows: list[RecordRow], tensors: list[ArrayRow]) -> int:
         added = 0
         with self._transaction() as connection:
             for tensor in tensors:
-                connection.execute(_INSERT_TENSOR.replace("INSERT", "INSERT OR IGNORE"), tensor)
+                connection.execute(INSERT_ARRAY.replace("INSERT", "INSERT OR IGNORE"), tensor)
             for row in rows:
                 there = connection.execute(
-                    "SELECT kind, body FROM records WHERE key = ? AND ordinal = ?", row[:2]
+                    "SELECT kind, body FROM records WHERE key = ? AND ordinal = ?", (row.key, row.ordinal)
                 ).fetchone()
                 if there is None:
-                    connection.execute(_INSERT, row)
+                    connection.execute(INSERT_RECORD, row)
                     added += 1
-                elif (there[0], _timeless(there[1])) != (row[2], _timeless(row[4])):
+                elif not say_the_same(there, row):
                     raise StoreMismatch(
-                        f"{self._name} has another result for input {row[3]} under the same key "
-                        f"{row[0].hex()}: the measurement is not reproducible here, nothing was written"
+                        f"{self._name} has another result for input {row.input_index} under the same key "
+                        f"{row.key.hex()}: the measurement is not reproducible here, nothing was written"
                     )
         return added
 
@@ -308,13 +277,8 @@ class RunStore:
                 "WHERE ?1 IS NULL OR kind = ?1 ORDER BY input_index, key, ordinal",
                 (kind,),
             )
-            for key, ordinal, stored_kind, index, body, check_sum in rows:
-                if _check_sum(key, ordinal, stored_kind, index, body) != check_sum:
-                    raise StoreCorrupt(
-                        f"{self._name} is damaged: the record of input {index} does not match its check sum; "
-                        "restore a copy"
-                    )
-                yield record_from_json(stored_kind, body)
+            for row in rows:
+                yield record_of(RecordRow(*row), self._name)
 
     def tensors(self, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Read the arrays of one name, ordered by input.
@@ -330,16 +294,12 @@ class RunStore:
         """
         with self._errors(writing=False):
             rows = self._connection.execute(
-                "SELECT key, input_index, shape, body, check_sum FROM tensors WHERE name = ? ORDER BY input_index, key",
+                "SELECT key, name, input_index, shape, body, check_sum FROM tensors WHERE name = ? "
+                "ORDER BY input_index, key",
                 (name,),
             )
-            for key, index, shape, body, check_sum in rows:
-                if _check_tensor(key, name, index, shape, body) != check_sum:
-                    raise StoreCorrupt(
-                        f"{self._name} is damaged: an array of input {index} does not match its check sum; restore a "
-                        "copy"
-                    )
-                yield index, np.frombuffer(zlib.decompress(body), dtype="<f4").reshape(json.loads(shape))
+            for row in map(ArrayRow._make, rows):
+                yield row.input_index, array_of(row, self._name)
 
     def attempts(self) -> list[Attempt]:
         """Read the attempts of attacks, ordered by input.
@@ -426,50 +386,6 @@ class RunStore:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-
-_Row = tuple[bytes, int, str, int, str, bytes]
-_TensorRow = tuple[bytes, str, int, str, bytes, bytes]
-
-
-def _rows(task: Measured) -> Iterator[_Row]:
-    if not task.records:
-        raise UsageError(f"task {task.key} has no records: a finished task has at least one")
-    key = bytes.fromhex(task.key)
-    for ordinal, record in enumerate(task.records):
-        body = record.to_json()
-        yield (
-            key,
-            ordinal,
-            record.kind,
-            record.index,
-            body,
-            _check_sum(key, ordinal, record.kind, record.index, body),
-        )
-
-
-def _check_sum(key: bytes, ordinal: int, kind: str, index: int, body: str) -> bytes:
-    text = f"{key.hex()} {ordinal} {kind} {index} {body}"
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def _timeless(body: str) -> dict[str, Any]:
-    row: dict[str, Any] = json.loads(body)
-    row.pop("seconds", None)
-    return row
-
-
-def _tensor_rows(task: Measured) -> Iterator[_TensorRow]:
-    key, index = bytes.fromhex(task.key), task.records[0].index if task.records else -1
-    for name, array in task.tensors.items():
-        shape = json.dumps(list(array.shape))
-        body = zlib.compress(np.ascontiguousarray(array, dtype="<f4").tobytes(), 1)
-        yield key, name, index, shape, body, _check_tensor(key, name, index, shape, body)
-
-
-def _check_tensor(key: bytes, name: str, index: int, shape: str, body: bytes) -> bytes:
-    text = f"{key.hex()} {name} {index} {shape} "
-    return hashlib.blake2b(text.encode() + body, digest_size=8).digest()
 
 
 def _initialize(connection: sqlite3.Connection, spec: RunSpec) -> None:
