@@ -17,7 +17,8 @@ from calipers.gradients.eot import EOT
 from calipers.gradients.finite_differences import NES
 from calipers.gradients.transformations import AdditiveNoise
 from calipers.target import Target
-from calipers.testing.known_answers import HalfSpace, NoisyHalfSpace, concentric_balls, half_space
+from calipers.testing.closed_forms import HalfSpace, NoisyHalfSpace
+from calipers.testing.known_answers import concentric_balls, half_space
 from calipers.threat.threat_model import Norm, Targeted, ThreatModel
 
 CASES = [

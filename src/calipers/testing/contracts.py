@@ -21,7 +21,8 @@ from calipers.errors import CalipersError
 from calipers.evidence.records import record_from_json
 from calipers.randomness import Role, Stream
 from calipers.target import Target
-from calipers.testing.known_answers import HalfSpace, KnownAnswer, half_space
+from calipers.testing.closed_forms import HalfSpace
+from calipers.testing.known_answers import KnownAnswer, half_space
 from calipers.threat.threat_model import ABSTAIN, Norm, ThreatModel
 
 __all__ = ["CertifierContract", "NoiseContract"]
