@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from calipers.certificates.smoothing.soft import certify_means, lipschitz_constant, soft_radius
+from calipers.certificates.smoothing.soft import (
+    certify_means,
+    lipschitz_constant,
+    score_variances,
+    soft_radius,
+)
 from calipers.errors import UsageError
 from calipers.statistics.intervals import empirical_bernstein_upper, hoeffding_lower, hoeffding_upper
 from calipers.statistics.tests import binomial_upper_tail
@@ -157,3 +162,11 @@ def test_arguments_that_mean_nothing_are_refused(change, message):
 def test_a_lemma_without_a_constant_has_none():
     with pytest.raises(UsageError, match="no Lipschitz constant"):
         lipschitz_constant(1.0, lemma="lemma-2")
+
+
+def test_variances_from_sums_are_those_of_the_scores_and_never_below() -> None:
+    scores = np.random.default_rng(0).random((500, 3)) * [1.0, 1e-3, 0.0] + [0.0, 0.999, 1.0]
+    found = score_variances(scores.mean(0), (scores**2).sum(0), samples=500)
+    wanted = scores.var(0, ddof=1)
+    assert np.all(found >= wanted)
+    assert np.all(found <= wanted + 2e-12)

@@ -82,7 +82,7 @@ def test_rule_1_the_classifier_is_one_fixed_function(monkeypatch: pytest.MonkeyP
     assert one == other
     # broken: statistics of the batch make the votes of an input depend on what shares its batch ...
     with monkeypatch.context() as unchecked:
-        unchecked.setattr("calipers.certificates.smoothing.certifier.check_rows", lambda *_: True)
+        unchecked.setattr("calipers.certificates.smoothing.plan.check_rows", lambda *_: True)
         one, other = _votes_with_company(_Normalized(tracking=False), probe=False)
         assert one != other
     # ... which is refused before any certificate, of a target that nobody probed too

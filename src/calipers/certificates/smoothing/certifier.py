@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from calipers.certificates.base import Certifier, Progress
 from calipers.certificates.smoothing.noise import Gaussian
-from calipers.certificates.smoothing.plan import ExecutionPlan, check_rows, measure_plan
+from calipers.certificates.smoothing.plan import ExecutionPlan, plan_for
 from calipers.certificates.smoothing.radius import convert_radius
-from calipers.certificates.smoothing.sampling import Item, Sampler, tally_scores, tally_votes
-from calipers.certificates.smoothing.smoothed import SmoothedTarget, Votes
-from calipers.certificates.smoothing.soft import Lemma, MeanBound, certify_means
+from calipers.certificates.smoothing.sampling import Clock, Item, Sampler, tally_scores, tally_votes
+from calipers.certificates.smoothing.smoothed import SmoothedTarget, require_smoothed
+from calipers.certificates.smoothing.soft import Lemma, MeanBound, certify_means, score_variances
 from calipers.certificates.smoothing.stopping import (
     Bound,
     FixedBudget,
@@ -35,10 +34,6 @@ from calipers.threat.threat_model import ABSTAIN, Norm, ThreatModel
 __all__ = ["SoftCertifier", "VoteCertifier", "VotePredictor"]
 
 
-_CANCELLATION = 1e-12
-"""Added to a variance of scores in [0, 1]: more than float64 can lose in its difference of two sums."""
-
-
 def _check_sizes(n0: int, n: int, alpha: float) -> None:
     if n0 < 1:
         raise UsageError(f"n0 is {n0}: at least 1 draw is needed to select a class")
@@ -48,49 +43,10 @@ def _check_sizes(n0: int, n: int, alpha: float) -> None:
         raise UsageError(f"alpha is {alpha}: give a failure probability inside (0, 1), such as 0.001")
 
 
-def _smoothed(target: Target, votes: Votes) -> SmoothedTarget:
-    if not isinstance(target, SmoothedTarget):
-        raise Unsound(
-            f"{target.name} is not smoothed, and votes certify smoothed classifiers only: use smooth(...)"
-        )
-    if target.votes != votes:
-        raise Unsound(
-            f"{target.name} has {target.votes} votes, and this certifies {votes} ones: they are two classifiers"
-        )
-    return target
-
-
 def _checked(target: Target, inputs: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
     for index, x in inputs:
         target.check_inputs(x[None], indices=[index])
         yield index, x
-
-
-def _plan(target: SmoothedTarget, plan: ExecutionPlan | None, samples: int) -> ExecutionPlan:
-    """The plan that was given, if the classifier bears it, or one that is measured now."""
-    chosen = plan or measure_plan(target.base, samples=samples)
-    check_rows(target.base, chosen)
-    return chosen
-
-
-class _Clock:
-    """Shares the run's wall time among inputs by the forwards they took."""
-
-    def __init__(self, sampler: Sampler, progress: Progress | None) -> None:
-        self._sampler = sampler
-        self._progress = progress
-        self._start = time.perf_counter()
-        self._told = 0
-
-    def told(self) -> None:
-        """Pass on the forwards run since the last call."""
-        if self._progress is not None:
-            self._progress(self._sampler.forwards - self._told)
-        self._told = self._sampler.forwards
-
-    def seconds(self, draws: int) -> float:
-        """Time that a number of forwards took."""
-        return (time.perf_counter() - self._start) * draws / max(self._sampler.forwards, 1)
 
 
 def _pick(selection: NDArray[np.float64], num_classes: int) -> int:
@@ -143,18 +99,18 @@ class VoteCertifier(Certifier):
         progress: Progress | None = None,
     ) -> Iterator[Certificate]:
         """Certify inputs as they come; see :class:`Certifier`."""
-        smoothed = _smoothed(target, "hard")
+        smoothed = require_smoothed(target, "hard")
         radius = _radius_function(smoothed, threat.norm)
         classes = smoothed.num_classes
         sampler = Sampler(
             smoothed.base,
             smoothed.noise,
-            _plan(smoothed, plan, self.n),
+            plan_for(smoothed.base, plan, samples=self.n),
             seed=check_seed(seed),
             tally=tally_votes,
             width=classes + 1,
         )
-        clock = _Clock(sampler, progress)
+        clock = Clock(sampler, progress)
         after = _following(checkpoints(self.stopping, self.n))
 
         def settle(ready: list[Item]) -> list[bool]:
@@ -264,7 +220,7 @@ class SoftCertifier(Certifier):
         progress: Progress | None = None,
     ) -> Iterator[Certificate]:
         """Certify inputs as they come; see :class:`Certifier`."""
-        smoothed = _smoothed(target, "soft")
+        smoothed = require_smoothed(target, "soft")
         if not isinstance(smoothed.noise, Gaussian):
             raise Unsound(
                 f"soft votes are certified for Gaussian noise and not for {smoothed.noise!r}: use hard votes"
@@ -274,12 +230,12 @@ class SoftCertifier(Certifier):
         sampler = Sampler(
             smoothed.base,
             smoothed.noise,
-            _plan(smoothed, plan, self.n),
+            plan_for(smoothed.base, plan, samples=self.n),
             seed=check_seed(seed),
             tally=tally_scores,
             width=2 * classes + 1,
         )
-        clock = _Clock(sampler, progress)
+        clock = Clock(sampler, progress)
 
         def settle(ready: list[Item]) -> list[bool]:
             for item in ready:
@@ -301,7 +257,7 @@ class SoftCertifier(Certifier):
         classes = target.num_classes
         sums, squares, failed = np.split(item.estimate, [classes, 2 * classes])
         means = sums / self.n
-        variances = np.maximum(squares - self.n * means**2, 0.0) / max(self.n - 1, 1) + _CANCELLATION
+        variances = score_variances(means, squares, samples=self.n)
         found = certify_means(
             means,
             variances,
@@ -384,17 +340,17 @@ class VotePredictor:
         Yields:
             One prediction an input, in the order in which they are finished.
         """
-        smoothed = _smoothed(target, "hard")
+        smoothed = require_smoothed(target, "hard")
         sampler = Sampler(
             smoothed.base,
             smoothed.noise,
-            _plan(smoothed, plan, self.n),
+            plan_for(smoothed.base, plan, samples=self.n),
             seed=check_seed(seed),
             tally=tally_votes,
             width=smoothed.num_classes + 1,
             role=Role.JUDGE,
         )
-        clock = _Clock(sampler, progress)
+        clock = Clock(sampler, progress)
 
         def settle(ready: list[Item]) -> list[bool]:
             return [True] * len(ready)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from calipers.target import Target
 
-__all__ = ["ExecutionPlan", "check_rows", "compiler_available", "measure_plan", "prepare_forward"]
+__all__ = ["ExecutionPlan", "check_rows", "compiler_available", "measure_plan", "plan_for", "prepare_forward"]
 
 _RECOMPILE_LIMIT = 1024
 
@@ -291,6 +291,22 @@ def measure_plan(
     if on_note is not None:
         on_note(note)
     return replace(best_plan, note=note, speed=best * lanes)
+
+
+def plan_for(target: Target, plan: ExecutionPlan | None, *, samples: int) -> ExecutionPlan:
+    """Take the plan that was given if the classifier bears it, or measure one.
+
+    Args:
+        target: the classifier.
+        plan: how forwards are run; measured if None.
+        samples: an estimate of the forwards that the run will need.
+
+    Returns:
+        The plan.
+    """
+    chosen = plan or measure_plan(target, samples=samples)
+    check_rows(target, chosen)
+    return chosen
 
 
 def _best(

@@ -8,6 +8,7 @@ counts at exactly that checkpoint, so that neither packing nor order can change 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calipers.certificates.base import Progress
 from calipers.certificates.smoothing.lanes import Chunk, Lanes, Tally, open_lanes
 from calipers.certificates.smoothing.noise import Noise
 from calipers.certificates.smoothing.plan import ExecutionPlan
@@ -25,7 +27,7 @@ from calipers.randomness import Role, Stream
 from calipers.target import Target
 from calipers.target.target import outcomes
 
-__all__ = ["Item", "Sampler", "tally_scores", "tally_votes"]
+__all__ = ["Clock", "Item", "Sampler", "tally_scores", "tally_votes"]
 
 
 @dataclass(eq=False)
@@ -232,3 +234,35 @@ class Sampler:
                 yield item
             else:
                 self._advance(item, checkpoints)
+
+
+class Clock:
+    """Shares the wall time of a run among its inputs by the forwards that they took.
+
+    Args:
+        sampler: what runs the forwards; the time begins now.
+        progress: told how many were run.
+    """
+
+    def __init__(self, sampler: Sampler, progress: Progress | None) -> None:
+        self._sampler = sampler
+        self._progress = progress
+        self._start = time.perf_counter()
+        self._told = 0
+
+    def told(self) -> None:
+        """Pass on the forwards run since the last call."""
+        if self._progress is not None:
+            self._progress(self._sampler.forwards - self._told)
+        self._told = self._sampler.forwards
+
+    def seconds(self, draws: int) -> float:
+        """Share out the time so far.
+
+        Args:
+            draws: the forwards that an input took.
+
+        Returns:
+            Its share, in seconds.
+        """
+        return (time.perf_counter() - self._start) * draws / max(self._sampler.forwards, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calipers.certificates.smoothing.noise import Noise, RoundedGaussian
 from calipers.certificates.smoothing.plan import ExecutionPlan
+from calipers.certificates.smoothing.soft import score_variances
 from calipers.certificates.smoothing.stopping import CHUNK
 from calipers.certificates.smoothing.votes import predict_vote_table
 from calipers.errors import ScoresUnavailable, Unsound, UsageError
@@ -19,7 +20,7 @@ from calipers.target import Access, Target
 from calipers.target.fingerprint import fingerprint_values
 from calipers.threat.threat_model import ABSTAIN
 
-__all__ = ["SmoothedTarget", "Votes", "smooth"]
+__all__ = ["SmoothedTarget", "Votes", "require_smoothed", "smooth"]
 
 Votes = Literal["hard", "soft"]
 
@@ -192,6 +193,30 @@ class SmoothedTarget(Target):
         return rows
 
 
+def require_smoothed(target: Target, votes: Votes) -> SmoothedTarget:
+    """Refuse a classifier that is not smoothed, or by other votes.
+
+    Args:
+        target: the classifier.
+        votes: the votes that are certified.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        Unsound: if its votes are others, or it has none.
+    """
+    if not isinstance(target, SmoothedTarget):
+        raise Unsound(
+            f"{target.name} is not smoothed, and votes certify smoothed classifiers only: use smooth(...)"
+        )
+    if target.votes != votes:
+        raise Unsound(
+            f"{target.name} has {target.votes} votes, and this certifies {votes} ones: they are two classifiers"
+        )
+    return target
+
+
 def _stages(samples: int) -> tuple[int, ...]:
     """Say after how many draws an answer is looked at: most are plain after a hundred.
 
@@ -213,15 +238,12 @@ def _decide_means(tallies: NDArray[np.float64], samples: int, alpha: float) -> N
     sums, squares, failed = np.split(tallies, [tallies.shape[1] // 2, tallies.shape[1] - 1], axis=1)
     classes = sums.shape[1]
 
-    def spread(total: NDArray[np.float64], square: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.maximum(square - total**2 / samples, 0.0) / max(samples - 1, 1) + 1e-12
-
     level = alpha / (2 * classes)
-    most, most_squares = sums + failed, squares + failed
-    lower = empirical_bernstein_lower(sums / samples, spread(sums, squares), samples, alpha=level)
-    upper = empirical_bernstein_upper(
-        np.minimum(most / samples, 1.0), spread(most, most_squares), samples, alpha=level
-    )
+    least, most = sums / samples, np.minimum((sums + failed) / samples, 1.0)
+    least_spread = score_variances(least, squares, samples=samples)
+    most_spread = score_variances(most, squares + failed, samples=samples)
+    lower = empirical_bernstein_lower(least, least_spread, samples, alpha=level)
+    upper = empirical_bernstein_upper(most, most_spread, samples, alpha=level)
     best = sums.argmax(1)
     rows = np.arange(len(sums))
     upper[rows, best] = -np.inf

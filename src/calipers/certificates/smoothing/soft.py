@@ -35,7 +35,15 @@ from calipers.statistics.intervals import (
 )
 from calipers.threat.threat_model import ABSTAIN
 
-__all__ = ["Lemma", "MeanBound", "SoftCertificate", "certify_means", "lipschitz_constant", "soft_radius"]
+__all__ = [
+    "Lemma",
+    "MeanBound",
+    "SoftCertificate",
+    "certify_means",
+    "lipschitz_constant",
+    "score_variances",
+    "soft_radius",
+]
 
 Lemma = Literal["lemma-1", "tight-constant", "lemma-2"]
 MeanBound = Literal["empirical-bernstein", "hoeffding"]
@@ -45,6 +53,9 @@ _THEOREMS: Final[dict[Lemma, str]] = {
     "tight-constant": "Salman et al. 2019, Lemma 1 with the tight constant (docs/theory)",
     "lemma-2": "Salman et al. 2019, Lemma 2",
 }
+
+_CANCELLATION = 1e-12
+"""Added to a variance of scores in [0, 1]: more than float64 can lose in its difference of two sums."""
 
 _SUM_SLACK = 1e-6
 """How far the float32 scores of one draw may add up to more than 1."""
@@ -122,6 +133,23 @@ def soft_radius(
     return np.where(positive, np.maximum((low - high) / (2.0 * constant) * (1.0 - 4e-15), 0.0), 0.0)
 
 
+def score_variances(
+    means: NDArray[np.float64], squares: NDArray[np.float64], *, samples: int
+) -> NDArray[np.float64]:
+    """Compute sample variances of scores in [0, 1], rounded up.
+
+    Args:
+        means: mean scores, of any shape.
+        squares: sums of the squares of the scores, of the same shape.
+        samples: the number of draws.
+
+    Returns:
+        The variances with the divisor ``samples - 1``, of the same shape, float64.
+    """
+    found: NDArray[np.float64] = np.maximum(squares - samples * means**2, 0.0) / max(samples - 1, 1)
+    return found + _CANCELLATION
+
+
 def certify_means(
     means: ArrayLike,
     variances: ArrayLike,
@@ -193,7 +221,7 @@ def certify_means(
     if failed:
         squares = variance * (samples - 1) + samples * mean**2 + np.where(others, failed, 0)
         mean = mean + np.where(others, failed / samples, 0.0)
-        variance = np.maximum(squares - samples * mean**2, 0.0) / max(samples - 1, 1) + 1e-12
+        variance = score_variances(mean, squares, samples=samples)
     if mean_bound == "hoeffding":
         p_lower = float(hoeffding_lower(mean[selected], samples, alpha=half))
         uppers = hoeffding_upper(mean[others], samples, alpha=half)
