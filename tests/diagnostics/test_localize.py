@@ -10,7 +10,8 @@ from torch import nn
 
 from calipers.certificates.smoothing.noise import Gaussian
 from calipers.certificates.smoothing.smoothed import smooth
-from calipers.diagnostics.localize import localize, measure_modules
+from calipers.diagnostics.localize import localize
+from calipers.diagnostics.measured import measure_modules
 from calipers.sources.models import load_model
 from calipers.target import Target
 from calipers.testing.obfuscated import OBFUSCATED, smooth_images, undefended

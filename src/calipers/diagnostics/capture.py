@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, final
 
 import torch
@@ -50,6 +51,7 @@ class Pass:
         times: how often each module was called.
         reuse: how often the most used weight inside each module was used.
         backwards: how many backward operations ran inside each module, during the forward.
+        seconds: the time of all calls of each module, that of the modules inside left out.
         output: what the network gave.
     """
 
@@ -57,6 +59,7 @@ class Pass:
     times: Counter[str] = field(default_factory=Counter)
     reuse: dict[str, int] = field(default_factory=dict)
     backwards: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     output: Tensor | None = None
 
 
@@ -81,20 +84,22 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def capture(net: nn.Module, x: Float[Tensor, "batch *dims"], draws: Draws) -> Pass:
+def capture(net: nn.Module, x: Float[Tensor, "batch *dims"], draws: Draws, *, counting: bool = True) -> Pass:
     """Run a network once, and keep what its modules saw.
 
     Args:
         net: the network.
         x: inputs.
         draws: where the randomness of its modules comes from.
+        counting: whether to count uses of weights and backward operations, which costs time in long computations.
 
     Returns:
         The pass. The network itself is the module with an empty path.
     """
     found, stack = Pass(), list[str]()
     watch = _Watch(net, stack, found)
-    with _hooked(net, stack, found), drawn_from(draws, x.device), torch.no_grad(), watch:
+    counted = watch if counting else nullcontext()
+    with _hooked(net, stack, found), drawn_from(draws, x.device), torch.no_grad(), counted:
         found.output = net(x.clone())
     for (path, _), count in watch.uses.items():
         found.reuse[path] = max(found.reuse.get(path, 0), count)
@@ -104,9 +109,11 @@ def capture(net: nn.Module, x: Float[Tensor, "batch *dims"], draws: Draws) -> Pa
 @contextmanager
 def _hooked(net: nn.Module, stack: list[str], found: Pass) -> Iterator[None]:
     waiting: list[Call | None] = []
+    clocks: list[list[float]] = []  # when each module that runs began, and the time of those inside it
 
     def begin(path: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            clocks.append([perf_counter(), 0.0])
             first = path not in found.calls and path not in stack
             stack.append(path)
             found.times[path] += 1
@@ -118,7 +125,11 @@ def _hooked(net: nn.Module, stack: list[str], found: Pass) -> Iterator[None]:
         return hook
 
     def end(_: nn.Module, __: Any, ___: Any, output: Any) -> None:
-        path, call = stack.pop(), waiting.pop()
+        path, call, (began, inside) = stack.pop(), waiting.pop(), clocks.pop()
+        took = perf_counter() - began
+        found.seconds[path] = found.seconds.get(path, 0.0) + took - inside
+        if clocks:
+            clocks[-1][1] += took
         if call is not None:
             call.output = tree_map(_copied, output)
             found.calls[path] = call

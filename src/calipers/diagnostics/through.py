@@ -2,8 +2,10 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float
@@ -14,10 +16,12 @@ from calipers.diagnostics.capture import Call
 from calipers.randomness import Draws
 from calipers.target.chance import drawn_from
 
-__all__ = ["Slopes", "Through", "across", "between", "in_double"]
+__all__ = ["Slopes", "Through", "across", "between", "fewer", "in_double"]
 
-_BESIDE = 1e-3
-_ROWS = 8
+_BESIDE: Final = 1e-3
+_ROWS: Final = 8
+_STEPS: Final = {True: (1e-6, 1e-4, 1e-8, 1e-2), False: (0.1, 0.03, 0.3, 0.01)}
+_AGREES: Final = 1e-3
 
 
 @final
@@ -53,6 +57,8 @@ class Through:
         steps: by how much each of these changes up to t = 1.
         draws: where its randomness comes from: the same at each call.
         double: whether it computes in float64.
+        drawing: whether torch makes new tensors in float64 meanwhile, for a module that draws in no precision of its
+            own.
     """
 
     module: nn.Module
@@ -62,6 +68,7 @@ class Through:
     steps: list[Tensor]
     draws: Draws
     double: bool
+    drawing: bool = False
 
     @property
     def base(self) -> list[Tensor]:
@@ -84,7 +91,8 @@ class Through:
         arguments, named = tree_unflatten(
             [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves], self.structure
         )
-        with drawn_from(draws or self.draws, varying[0].device):
+        made = torch.float64 if self.drawing else torch.get_default_dtype()
+        with drawn_from(draws or self.draws, varying[0].device), _making(made):
             return self.module(*arguments, **named)
 
     def value(
@@ -147,77 +155,87 @@ class Through:
         return replace(self, leaves=leaves)
 
     def _slopes(self, cotangents: int, generator: torch.Generator) -> Slopes:
-        rows = len(self.value(0.0))
-        nothing = torch.zeros(rows, dtype=torch.float64)
+        none = torch.zeros(len(self.base[0]), dtype=torch.float64)
         leaves = [here.clone().requires_grad_(True) for here in self.base]
         try:
             with torch.enable_grad():
-                output = self.raw(leaves)
-                flat = self.rows(output)
+                flat = self.rows(self.raw(leaves))
                 if not flat.requires_grad:
-                    return Slopes(nothing, nothing, False, True)
+                    return Slopes(none, none, False, True)
+            weights = [
+                torch.randn(flat.shape, generator=generator, dtype=torch.float64) for _ in range(cotangents)
+            ]
+            found = [
+                torch.autograd.grad((w * flat).sum(), leaves, retain_graph=True, allow_unused=True)
+                for w in weights
+            ]
         except (RuntimeError, TypeError, NotImplementedError) as problem:
-            return Slopes(nothing, nothing, False, True, " ".join(str(problem).split())[:200])
-        steps = (1e-2, 1e-4, 1e-6, 1e-8) if self.double else (0.3, 0.1, 0.03, 0.01)
+            return Slopes(none, none, False, True, " ".join(str(problem).split())[:200])
+        if any(all(part is None for part in parts) for parts in found):
+            return Slopes(none, none, False, True)
         any_way = [self._noise(step, generator) for step in self.steps]
-        differences = []
-        for size in steps:
-            ahead, behind = self.value(size, along=any_way), self.value(-size, along=any_way)
-            differences.append((ahead - behind) / (2 * size))
-        squares, worst, finite = nothing.clone(), nothing.clone(), True
-        for _ in range(cotangents):
-            w = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
-            try:
-                found = torch.autograd.grad((w * flat).sum(), leaves, retain_graph=True, allow_unused=True)
-            except (RuntimeError, NotImplementedError) as problem:
-                return Slopes(nothing, nothing, False, True, " ".join(str(problem).split())[:200])
-            if all(part is None for part in found):
-                return Slopes(nothing, nothing, False, True)
-            ahead, across = self._dot(found, self.steps, rows), self._dot(found, any_way, rows)
-            finite &= bool(torch.isfinite(ahead).all())
-            squares += ahead.square()
-            numeric = torch.stack([(w * difference).sum(1).cpu() for difference in differences])
+        ahead = torch.stack([self._dot(parts, self.steps, len(flat)) for parts in found])
+        across = torch.stack([self._dot(parts, any_way, len(flat)) for parts in found])
+        worst = torch.ones_like(across)
+        for size in _STEPS[self.double]:
+            change = (self.value(size, along=any_way) - self.value(-size, along=any_way)) / (2 * size)
+            numeric = torch.stack([(w * change).sum(1) for w in weights])
             gap = (numeric - across).abs()
             share = torch.where(gap > 0, gap / (numeric.abs() + across.abs()).clamp_min(1e-300), 0)
-            worst += share.nan_to_num(1.0).amin(0)
-        return Slopes((squares / cotangents).sqrt(), worst / cotangents, True, finite)
+            worst = torch.minimum(worst, share.nan_to_num(1.0))
+            if float(worst.max()) < _AGREES:
+                break
+        return Slopes(ahead.square().mean(0).sqrt(), worst.mean(0), True, bool(torch.isfinite(ahead).all()))
 
-    def jump(self, *, halvings: int) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    def jump(
+        self,
+        first: Float[Tensor, "rows outputs"],
+        last: Float[Tensor, "rows outputs"],
+        *,
+        halvings: int,
+        until: float = 0.0,
+    ) -> Float[Tensor, " rows"]:
         """Look for a place on the way where the output jumps, by halving the way to where it changes most.
 
         Args:
+            first: the outputs at t = 0.
+            last: the outputs at t = 1.
             halvings: how often; the way that is left is a power of ½ of the whole.
+            until: of what share the search need not go on: where no row has more left, it ends.
 
         Returns:
             The share of the coordinate's change that is left at the end, which goes to 0 where the module is
-            continuous; and the length of the change of all coordinates. One value a row.
+            continuous; one value a row.
         """
-        first, last = self.value(0.0), self.value(1.0)
         change = (last - first).abs()
-        length = (last - first).norm(dim=1)
         if not change.shape[1] or len(first) != len(self.base[0]):
-            return torch.zeros(len(first)), length
+            return torch.zeros(len(first), dtype=torch.float64)
         chosen = change.argmax(1, keepdim=True)
         low, high = torch.zeros(len(first), dtype=torch.float64), torch.ones(len(first), dtype=torch.float64)
         at_low, at_high = first.gather(1, chosen)[:, 0], last.gather(1, chosen)[:, 0]
         whole = (at_high - at_low).abs()
+        share = torch.where(whole > 0, 1.0, 0.0)
         for _ in range(halvings):
             middle = (low + high) / 2
             at_middle = self.value(middle).gather(1, chosen)[:, 0]
             left = (at_middle - at_low).abs() >= (at_high - at_middle).abs()
             high, at_high = torch.where(left, middle, high), torch.where(left, at_middle, at_high)
             low, at_low = torch.where(left, low, middle), torch.where(left, at_low, at_middle)
-        share = (at_high - at_low).abs() / whole.clamp_min(1e-300)
-        return torch.where(whole > 0, share, 0), length
+            share = torch.where(whole > 0, (at_high - at_low).abs() / whole.clamp_min(1e-300), 0)
+            if float(share.max()) < until:
+                break
+        return share
 
-    def spread(self) -> tuple[float, float]:
+    def spread(self, outputs: Float[Tensor, "rows outputs"]) -> tuple[float, float]:
         """Measure how much inputs and outputs differ from one row to another.
+
+        Args:
+            outputs: those at t = 0.
 
         Returns:
             The root mean square deviation of each from its mean over the rows, as a length; NaN for a single row.
         """
-        inputs = torch.cat([here.reshape(len(here), -1).double() for here in self.base], 1)
-        outputs = self.value(0.0)
+        inputs = torch.cat([here.reshape(len(here), -1).double().cpu() for here in self.base], 1)
         if len(inputs) < 2 or len(outputs) != len(inputs):
             return math.nan, math.nan
         return tuple(
@@ -287,21 +305,28 @@ def between(
     if any(len(leaves[place]) != count for place in places):
         places, steps = places[:1], steps[:1]
     whole = Through(one.module, structure, leaves, places, steps, draws, double=False)
-    return in_double(_fewer(whole))
+    # a module may get many rows: crops of the same inputs, say
+    return in_double(fewer(whole, _ROWS) if count > 2 * _ROWS else whole)
 
 
-def _fewer(way: Through) -> Through:
-    """Take the first rows alone where a module gets many: crops of the same inputs, say."""
+def fewer(way: Through, rows: int) -> Through:
+    """Take the first rows alone.
+
+    Args:
+        way: a way of a module.
+        rows: how many.
+
+    Returns:
+        The way of those; the one that was given where its module does not keep rows apart.
+    """
     count = len(way.base[0])
-    if count <= 2 * _ROWS:
-        return way
     leaves = [
-        leaf[:_ROWS] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count else leaf
+        leaf[:rows] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count else leaf
         for leaf in way.leaves
     ]
-    part = replace(way, leaves=leaves, steps=[step[:_ROWS] for step in way.steps])
+    part = replace(way, leaves=leaves, steps=[step[:rows] for step in way.steps])
     try:
-        fits = len(part.value(0.0)) == _ROWS
+        fits = len(part.value(0.0)) == rows
     except (
         Exception
     ):  # a user's module may raise anything when it is given fewer rows: then it gets all of them
@@ -332,18 +357,37 @@ def in_double(way: Through) -> Through:
     """
     try:
         module = copy.deepcopy(way.module).double()
-        leaves = [leaf.double() if _floats(leaf) else leaf for leaf in way.leaves]
-        steps = [step.double() for step in way.steps]
-        made = Through(module, way.structure, leaves, way.places, steps, way.draws, double=True)
+    except Exception:  # a user's module may not be copied: then it is measured in its own precision
+        return way
+    leaves = [leaf.double() if _floats(leaf) else leaf for leaf in way.leaves]
+    steps = [step.double() for step in way.steps]
+    for drawing in (False, True):
+        made = Through(
+            module, way.structure, leaves, way.places, steps, way.draws, double=True, drawing=drawing
+        )
+        if _computes_in_double(made):
+            return made
+    return way
+
+
+def _computes_in_double(way: Through) -> bool:
+    try:
         with torch.no_grad():
-            outputs = [part for part in tree_flatten(made.raw(made.base))[0] if _floats(part)]
-    except (
-        Exception
-    ):  # a user's module may raise anything in float64: then it is measured in its own precision
-        return way
-    if not outputs or any(part.dtype is not torch.float64 for part in outputs):
-        return way
-    return made
+            outputs = [part for part in tree_flatten(way.raw(way.base))[0] if _floats(part)]
+    except Exception:  # a user's module may raise anything in float64
+        return False
+    return bool(outputs) and all(part.dtype is torch.float64 for part in outputs)
+
+
+@contextmanager
+def _making(number: torch.dtype) -> Iterator[None]:
+    """Let torch make new tensors in a precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(number)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _floats(leaf: Any) -> bool:
