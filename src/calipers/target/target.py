@@ -22,6 +22,7 @@ from calipers.errors import (
 from calipers.randomness import Draws
 from calipers.target.chance import drawn_from
 from calipers.target.fingerprint import fingerprint_module, fingerprint_values
+from calipers.target.preprocessing import Preprocessed, channel_buffers
 from calipers.target.probes import probe as probe_classifier
 from calipers.target.probes import probe_inputs
 from calipers.threat.threat_model import ABSTAIN
@@ -60,25 +61,6 @@ def outcomes(logits: Tensor, *, num_classes: int) -> Tensor:
     finite = torch.isfinite(scores).all(1)
     single = (scores == top[:, None]).sum(1) == 1
     return torch.where(finite & single & (chosen < num_classes), chosen, num_classes)
-
-
-class _Preprocessed(nn.Module):
-    """Normalization in float32, then the cast, then the network."""
-
-    def __init__(
-        self, net: nn.Module, shift: Tensor | None, scale: Tensor | None, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        self.net = net
-        self.dtype = dtype
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.shift, Tensor) and isinstance(self.scale, Tensor):
-            x = (x - self.shift) / self.scale
-        logits: Tensor = self.net(x.to(self.dtype))
-        return logits
 
 
 class Target:
@@ -135,8 +117,8 @@ class Target:
         self.access = Access.GRADIENTS
         self.name = name or type(net).__name__
         self.device = torch.device(device)
-        shift, scale = self._channel_buffers(mean, std)
-        wrapped = _Preprocessed(copy.deepcopy(net).to(_DTYPES[precision]), shift, scale, _DTYPES[precision])
+        shift, scale = channel_buffers(mean, std, self.input_shape)
+        wrapped = Preprocessed(copy.deepcopy(net).to(_DTYPES[precision]), shift, scale, _DTYPES[precision])
         self._module: nn.Module | None = wrapped.eval().requires_grad_(False).to(self.device)
         self._function: ArrayFunction | None = None
         self.fingerprint: str = fingerprint_values(
@@ -261,25 +243,6 @@ class Target:
 
     def _question(self) -> list[object]:
         return [self.num_classes, list(self.input_shape), list(self.bounds), self.stochastic, self.detector]
-
-    def _channel_buffers(
-        self, mean: Sequence[float] | None, std: Sequence[float] | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if mean is None and std is None:
-            return None, None
-        channels = self.input_shape[0]
-        rest = (1,) * (len(self.input_shape) - 1)
-        buffers = []
-        for word, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):
-            row = [neutral] if values is None else [float(value) for value in values]
-            if len(row) not in (1, channels):
-                raise UsageError(
-                    f"{word} has {len(row)} values for {channels} channels: give 1 or {channels}"
-                )
-            if not all(math.isfinite(value) for value in row) or (word == "std" and min(row) <= 0):
-                raise UsageError(f"{word} is {row}: give finite values, and above 0 for std")
-            buffers.append(torch.tensor(row, dtype=torch.float32).view(1, -1, *rest))
-        return buffers[0], buffers[1]
 
     @property
     def dimension(self) -> int:
