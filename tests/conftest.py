@@ -4,6 +4,7 @@ Nothing is seeded here: a test that draws says from which seed.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
+
+sys.path.insert(0, str(ROOT / "tests"))  # made_records, which several folders use
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Read by torch when it is first imported, and by the processes that a test starts.

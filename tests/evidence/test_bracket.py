@@ -17,56 +17,11 @@ from calipers.errors import CheckFailed, UsageError
 from calipers.evidence.bracket import Bracket, bracket, is_upper_jaw, summarize_brackets
 from calipers.evidence.contradictions import contradictions
 from calipers.evidence.records import Attempt, Certificate
+from made_records import made_attempt, made_certificate
 
-PROVED = Certificate(
-    index=0,
-    label=3,
-    prediction=3,
-    method="VoteCertifier(alpha=0.001)",
-    target="t",
-    input_digest="",
-    seed=0,
-    seconds=0.0,
-    radius=0.5,
-    norm="l2",
-    alpha=0.001,
-    bound="two-sided",
-    theorem="",
-    selected=3,
-    counts=(),
-    selection=(),
-    p_lower=0.9,
-    p_upper=0.1,
-    samples=1000,
-    budget=1000,
-    stopping="FixedBudget()",
-    noise="Gaussian(sigma=0.25)",
-)
+PROVED = made_certificate()
 EXACT = replace(PROVED, method="LipschitzCertifier()", alpha=0.0, radius=0.4)
-FOUND = Attempt(
-    index=0,
-    label=3,
-    prediction=7,
-    method="PGD()",
-    target="t",
-    input_digest="",
-    seed=0,
-    seconds=0.0,
-    success=True,
-    undetermined=False,
-    distance=0.8,
-    norm="l2",
-    eps=1.0,
-    goal="Untargeted(abstain='neither')",
-    judge="Judge(draws=100, alpha=0.001, rule='majority', quantize=False)",
-    wins=1,
-    draws=1,
-    flips=0,
-    queries=10,
-    forwards=10,
-    backwards=10,
-    reason="found",
-)
+FOUND = made_attempt()
 MISSED = replace(FOUND, success=False, prediction=3, wins=0, reason="not found")
 
 

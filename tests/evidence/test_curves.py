@@ -13,31 +13,9 @@ from hypothesis import strategies as st
 from calipers.errors import UsageError
 from calipers.evidence.curves import certified_curve
 from calipers.evidence.records import Certificate
+from made_records import made_certificate
 
-BASE = Certificate(
-    index=0,
-    label=3,
-    prediction=3,
-    method="M()",
-    target="t",
-    input_digest="",
-    seed=0,
-    seconds=0.0,
-    radius=0.5,
-    norm="l2",
-    alpha=0.001,
-    bound="two-sided",
-    theorem="",
-    selected=3,
-    counts=(),
-    selection=(),
-    p_lower=0.9,
-    p_upper=0.1,
-    samples=1000,
-    budget=1000,
-    stopping="FixedBudget()",
-    noise="Gaussian(sigma=0.25)",
-)
+BASE = made_certificate(method="M()")
 
 
 def rows(*changes: dict[str, object]) -> list[Certificate]:

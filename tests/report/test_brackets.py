@@ -15,26 +15,14 @@ from hypothesis import strategies as st
 from calipers.errors import UsageError
 from calipers.evidence.bracket import Bracket, bracket, summarize_brackets
 from calipers.evidence.contradictions import contradictions
-from calipers.evidence.records import Attempt, Certificate
 from calipers.report.brackets import bracket_bars, bracket_table, bracket_text, bracket_values
+from made_records import made_attempt, made_certificate
 
-PROVED = Certificate(
-    index=0,
-    label=3,
-    prediction=3,
+PROVED = made_certificate(
     method="LipschitzCertifier()",
-    target="t",
-    input_digest="",
-    seed=0,
-    seconds=0.0,
     radius=0.25,
-    norm="l2",
     alpha=0.0,
     bound="",
-    theorem="",
-    selected=3,
-    counts=(),
-    selection=(),
     p_lower=math.nan,
     p_upper=math.nan,
     samples=0,
@@ -42,30 +30,7 @@ PROVED = Certificate(
     stopping="",
     noise="",
 )
-FOUND = Attempt(
-    index=0,
-    label=3,
-    prediction=7,
-    method="PGD()",
-    target="t",
-    input_digest="",
-    seed=0,
-    seconds=0.0,
-    success=True,
-    undetermined=False,
-    distance=0.75,
-    norm="l2",
-    eps=None,
-    goal="Untargeted()",
-    judge="Judge()",
-    wins=1,
-    draws=1,
-    flips=0,
-    queries=10,
-    forwards=10,
-    backwards=10,
-    reason="found",
-)
+FOUND = made_attempt(distance=0.75, eps=None, goal="Untargeted()", judge="Judge()")
 
 
 def made(lower: float, upper: float, index: int = 0) -> Bracket:

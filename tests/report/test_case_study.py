@@ -12,31 +12,9 @@ from calipers.evidence.records import Attempt
 from calipers.report.case_study import CaseLine, case_line, case_tables, summary_table
 from calipers.report.distortion import accuracy_by_size
 from calipers.statistics.intervals import clopper_pearson_interval
+from made_records import made_attempt
 
-FOUND = Attempt(
-    index=0,
-    label=3,
-    prediction=7,
-    method="PGD()",
-    target="t",
-    input_digest="",
-    seed=0,
-    seconds=2.0,
-    success=True,
-    undetermined=False,
-    distance=0.75,
-    norm="l2",
-    eps=None,
-    goal="Untargeted()",
-    judge="Judge()",
-    wins=1,
-    draws=1,
-    flips=0,
-    queries=10,
-    forwards=10,
-    backwards=10,
-    reason="found",
-)
+FOUND = made_attempt(seconds=2.0, distance=0.75, eps=None, goal="Untargeted()", judge="Judge()")
 WRONG = replace(FOUND, index=1, distance=0.0, reason="already wrong")
 STANDS = replace(FOUND, index=2, success=False, prediction=3, reason="not found", wins=0)
 FLAT = replace(STANDS, index=3, reason="no gradient")

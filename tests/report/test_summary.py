@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from calipers.report.summary import (
 )
 from calipers.runs.spec import RunSpec
 from calipers.runs.store import Measured, RunStore
+from made_records import made_certificate
 
 SPEC = RunSpec(
     kind="certify", model="bundled:m", data="bundled:d", method="M()", norm="l2", noise="Gaussian(sigma=0.25)"
@@ -30,31 +30,21 @@ SPEC = RunSpec(
 
 
 def row(index: int, radius: float = 0.6, **changes: object) -> Certificate:
-    made = Certificate(
-        index=index,
-        label=1,
-        prediction=1,
-        method="VoteCertifier(n=1000)",
-        target="t",
-        input_digest="",
-        seed=0,
-        seconds=0.5,
-        radius=radius,
-        norm="l2",
-        alpha=0.001,
-        bound="two-sided",
-        theorem="Cohen et al. 2019, Theorem 1",
-        selected=1,
-        counts=(0, 1000, 0),
-        selection=(0, 100, 0),
-        p_lower=0.99999,
-        p_upper=0.0,
-        samples=1000,
-        budget=1000,
-        stopping="FixedBudget()",
-        noise="Gaussian(sigma=0.25)",
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    fields: dict[str, object] = {
+        "index": index,
+        "label": 1,
+        "prediction": 1,
+        "method": "VoteCertifier(n=1000)",
+        "seconds": 0.5,
+        "radius": radius,
+        "theorem": "Cohen et al. 2019, Theorem 1",
+        "selected": 1,
+        "counts": (0, 1000, 0),
+        "selection": (0, 100, 0),
+        "p_lower": 0.99999,
+        "p_upper": 0.0,
+    }
+    return made_certificate(**(fields | changes))
 
 
 ROWS = [row(0), row(1, 0.3), row(2, 0.9, prediction=0), row(3, 0.0, prediction=-1)]

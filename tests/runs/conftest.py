@@ -10,6 +10,7 @@ import pytest
 
 from calipers.evidence.records import Certificate
 from calipers.runs.spec import RunSpec
+from made_records import made_certificate
 
 sys.path.insert(0, str(Path(__file__).parent))  # worker processes import toy_measure by this name
 
@@ -38,23 +39,15 @@ def certificate() -> Callable[..., Certificate]:
             "method": "VoteCertifier(n0=100, n=1000, alpha=0.001, bound='two-sided', stopping=FixedBudget())",
             "target": "t" * 64,
             "input_digest": f"{index:064x}",
-            "seed": 0,
             "seconds": 0.123,
             "radius": 0.25 + index / 1e4,
-            "norm": "l2",
-            "alpha": 0.001,
-            "bound": "two-sided",
             "theorem": "Cohen et al. 2019, Theorem 1",
             "selected": index % 10,
             "counts": (0, 0, 0, 900, 50, 50, 0, 0, 0, 0, 0),
             "selection": (0, 0, 0, 90, 5, 5, 0, 0, 0, 0, 0),
             "p_lower": 0.85,
             "p_upper": 0.08,
-            "samples": 1000,
-            "budget": 1000,
-            "stopping": "FixedBudget()",
-            "noise": "Gaussian(sigma=0.25)",
         }
-        return Certificate(**(fields | changes))  # type: ignore[arg-type]
+        return made_certificate(**(fields | changes))
 
     return make
