@@ -1,6 +1,7 @@
 """View: the only way in which a search asks its target; it counts for each input, and traces where one wants to see."""
 
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import final
 
 import torch
@@ -14,9 +15,14 @@ from calipers.randomness import Draws
 from calipers.target import Access, Counts, Oracle, Target
 from calipers.threat.threat_model import Goal, Untargeted
 
-__all__ = ["Counted", "Trace", "View"]
+__all__ = ["Counted", "OutOfTime", "Trace", "View"]
 
 _STEEP = 1e30
+
+
+@final
+class OutOfTime(Exception):
+    """A search was given up between two questions, since the time of its trace was over."""
 
 
 @final
@@ -47,12 +53,15 @@ class Trace:
         value: the objective.
         reached: whether the goal was reached by the scores seen.
         gradient: the l2 size of the gradient.
+        until: the value of ``time.perf_counter()`` from which on the next question ends the search with
+            :class:`OutOfTime`; None for never.
     """
 
     rows: list[Tensor] = field(default_factory=list)
     value: list[Tensor] = field(default_factory=list)
     reached: list[Tensor] = field(default_factory=list)
     gradient: list[Tensor] = field(default_factory=list)
+    until: float | None = None
 
 
 @final
@@ -198,6 +207,7 @@ class View:
         """
         if self._estimator is None:
             raise UsageError("this search asks for a gradient and its attack has no estimator")
+        self._check_time()
         oracle = Oracle(self._target, self._estimator.access)
         aimed = _past_rejection(objective, self.num_classes) if self._target.detector else objective
         if self._common is not None:
@@ -227,6 +237,7 @@ class View:
         Returns:
             Scores.
         """
+        self._check_time()
         oracle = Oracle(self._target, self._access)
         with torch.no_grad():
             found = oracle.logits(x, draws=draws)
@@ -243,10 +254,15 @@ class View:
         Returns:
             Classes, or ABSTAIN.
         """
+        self._check_time()
         oracle = Oracle(self._real, min(self._access, self._real.access))
         found = oracle.predict(x, draws=draws)
         self._count(oracle.counts)
         return found
+
+    def _check_time(self) -> None:
+        if self._trace is not None and self._trace.until is not None and perf_counter() >= self._trace.until:
+            raise OutOfTime
 
     def _count(self, counts: Counts) -> None:
         # What was asked in one call is shared alike among the inputs of the view: every estimator asks alike for each.

@@ -1,5 +1,6 @@
 """Case: a classifier, its inputs and the attack under diagnosis, with the runs that several checks share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -12,6 +13,7 @@ from torch import Tensor
 from calipers.attacks.base import Attack
 from calipers.attacks.judge import Judge
 from calipers.attacks.view import Trace
+from calipers.diagnostics.pace import Pace, measure_pace
 from calipers.diagnostics.texts import TEXTS
 from calipers.errors import GradientsUnavailable, UsageError
 from calipers.evidence.records import Answer, Attempt, Finding
@@ -21,9 +23,11 @@ from calipers.statistics.intervals import clopper_pearson_interval
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel
 
-__all__ = ["Case", "Ran", "make_case", "span_of"]
+__all__ = ["Case", "Ran", "case_of", "make_case", "span_of"]
 
-_FIRST, _MORE = 2, 16
+_FIRST = 2
+_BLOCK = 8
+_FEWEST = 5
 _SAFE = 0.7
 _JUDGE = Judge(draws=20, alpha=0.01)
 _SHARE = 0.002
@@ -70,8 +74,11 @@ class Case:
         threat: norm, size and goal.
         attack: the attack under diagnosis.
         seed: of every draw.
+        rows: which of the inputs that were given these are.
+        looked: how many of those were asked; the others were left out for want of time.
+        judge: how success is judged here.
         main: what that attack found, once it has run.
-        pace: seconds that a forward pass costs by itself, and that each input adds, once they were measured.
+        pace: the time of a forward pass, once it was measured.
     """
 
     target: Target
@@ -80,13 +87,28 @@ class Case:
     threat: ThreatModel
     attack: Attack
     seed: int
+    rows: tuple[int, ...] = ()
+    looked: int = 0
+    judge: Judge = _JUDGE
     main: Ran | None = field(default=None)
-    pace: tuple[float, float] | None = field(default=None)
+    pace: Pace | None = field(default=None)
 
     @property
     def gradient(self) -> GradientEstimator:
         """How the attack under diagnosis has its gradient."""
         return self.attack._estimator or Autograd()
+
+    @property
+    def coordinate(self) -> float:
+        """The size of the perturbations, as a root mean square a coordinate."""
+        eps, count = self.threat.eps or 0.0, self.target.dimension
+        parts: dict[Norm, float] = {
+            Norm.LINF: 1.0,
+            Norm.L2: math.sqrt(count),
+            Norm.L1: float(count),
+            Norm.L0: float(count),
+        }
+        return eps / parts[self.threat.norm]
 
     def draws(self, rows: Sequence[int]) -> Draws:
         """Give the streams of some inputs.
@@ -141,7 +163,7 @@ class Case:
                     replace(asked, goal=goal_of_rows(asked.goal, part)),
                     seed=self.seed + turn,
                     indices=part,
-                    judge=_JUDGE,
+                    judge=self.judge,
                     trace=trace,
                 )
             except GradientsUnavailable as problem:  # an attack without a gradient finds nothing
@@ -157,28 +179,21 @@ class Case:
         kept = torch.cat(images) if images else self.x[:0].cpu()
         return Ran(done, success, kept, traces, tuple(attempts), perf_counter() - began)
 
+    def measured_pace(self) -> Pace:
+        """Time forward passes, unless that was done before.
+
+        Returns:
+            The time of a forward pass.
+        """
+        if self.pace is None:
+            self.pace = measure_pace(self.target, self.x, self.draws(range(len(self.x))))
+        return self.pace
+
     def _rows_in(self, seconds: float, spent: float, done: int) -> int:
         """Say how many inputs fit into some seconds, if a batch of the first ones took so long."""
-        if self.pace is None:
-            self.pace = self._measured_pace()
-        fixed, each = self.pace
-        scale = spent / (fixed + each * done)
-        return int((_SAFE * seconds / max(scale, 1e-12) - fixed) / each)
-
-    def _measured_pace(self) -> tuple[float, float]:
-        """Time forward passes of two batches: what a pass costs by itself, and what each input adds."""
-        times = []
-        for count in (_FIRST, min(_MORE, len(self.x))):
-            rows = list(range(count))
-            taken = []
-            for turn in range(3):
-                began = perf_counter()
-                self.target.outcomes(self.x[rows], draws=self.draws(rows).fold(turn))
-                taken.append(perf_counter() - began)
-            times.append((count, min(taken)))
-        (few, short), (many, long) = times
-        each = max((long - short) / max(many - few, 1), 0.02 * short / few, 1e-9)
-        return max(short - few * each, 0.0), each
+        pace = self.measured_pace()
+        scale = spent / pace.seconds(done)
+        return int((_SAFE * seconds / max(scale, 1e-12) - pace.fixed) / pace.each)
 
     def standing(self) -> list[int]:
         """List the inputs that the attack under diagnosis did not bring down."""
@@ -264,6 +279,7 @@ def make_case(
     attack: Attack,
     *,
     seed: int,
+    seconds: float | None = None,
 ) -> Case:
     """Make a case of the inputs that are answered rightly.
 
@@ -274,6 +290,8 @@ def make_case(
         threat: norm, size and goal.
         attack: the attack under diagnosis.
         seed: of every draw.
+        seconds: how long asking may take, about; None asks every input. Where the time does not suffice, the last
+            inputs are left out, and a randomized classifier is asked less often, 5 times at least.
 
     Returns:
         The case.
@@ -288,16 +306,71 @@ def make_case(
     target.check_inputs(x, y)
     images, labels = x.detach().to(target.device).float(), y.detach().to(target.device)
     draws = Draws(seed, Role.JUDGE, tuple(range(len(x))))
-    answers = _JUDGE.answers(target, images, draws)
-    wrong = _JUDGE.rule_on(answers, labels, threat.goal, stochastic=target.stochastic)
-    rows = (~wrong).nonzero()[:, 0]
-    if not len(rows):
+    judge, block = _affordable(target, images, draws, seconds)
+    rows: list[int] = []
+    looked, began = 0, perf_counter()
+    while looked < len(x):
+        part = list(range(looked, min(looked + block, len(x))))
+        answers = judge.answers(target, images[part], draws.of(part))
+        goal = goal_of_rows(threat.goal, part)
+        wrong = judge.rule_on(answers, labels[part], goal, stochastic=target.stochastic)
+        rows += [row for row, one in zip(part, wrong.tolist(), strict=True) if not one]
+        looked += len(part)
+        if seconds is not None and rows and perf_counter() - began >= seconds:
+            break
+    if not rows:
         raise UsageError(
             f"{target.name} answers none of {len(x)} inputs rightly: give others, or other labels"
         )
-    part = rows.to(images.device)
-    goal = goal_of_rows(threat.goal, rows.tolist())
-    return Case(target, images[part], labels[part], replace(threat, goal=goal), attack, seed)
+    return case_of(target, images, labels, threat, attack, rows, seed=seed, judge=judge, looked=looked)
+
+
+def case_of(
+    target: Target,
+    x: Float[Tensor, "batch *dims"],
+    y: Int[Tensor, " batch"],
+    threat: ThreatModel,
+    attack: Attack,
+    rows: Sequence[int],
+    *,
+    seed: int,
+    judge: Judge = _JUDGE,
+    looked: int = 0,
+) -> Case:
+    """Make a case of inputs that are known to be answered rightly.
+
+    Args:
+        target: the classifier.
+        x: inputs.
+        y: their classes.
+        threat: norm, size and goal.
+        attack: the attack under diagnosis.
+        rows: which of them are taken.
+        seed: of every draw.
+        judge: how success is judged.
+        looked: how many inputs were asked; all of them if 0.
+
+    Returns:
+        The case.
+    """
+    part = torch.tensor(list(rows), dtype=torch.int64)
+    images, labels = x.detach().to(target.device).float(), y.detach().to(target.device)
+    asked = replace(threat, goal=goal_of_rows(threat.goal, list(rows)))
+    where = part.to(images.device)
+    return Case(
+        target, images[where], labels[where], asked, attack, seed, tuple(rows), looked or len(x), judge
+    )
+
+
+def _affordable(target: Target, x: Tensor, draws: Draws, seconds: float | None) -> tuple[Judge, int]:
+    """Choose how often a randomized classifier is asked, and how many inputs at a time."""
+    if seconds is None or not target.stochastic:
+        return _JUDGE, 100
+    pace = measure_pace(target, x[:_BLOCK], draws.of(range(len(x[:_BLOCK]))))
+    whole = pace.seconds(len(x))
+    if _JUDGE.draws * whole <= seconds:
+        return _JUDGE, len(x)
+    return Judge(draws=max(int(seconds / whole), _FEWEST), rule="average"), _BLOCK
 
 
 def span_of(target: Target, norm: Norm) -> float:

@@ -36,6 +36,7 @@ class Diagnosis:
         right: how many of them are answered rightly.
         attacked: how many of those were attacked in the time.
         seconds: the time all of it took.
+        rows: which of the inputs are answered rightly; the attempts are those of the first of them.
     """
 
     findings: tuple[Finding, ...]
@@ -46,6 +47,7 @@ class Diagnosis:
     right: int
     attacked: int
     seconds: float
+    rows: tuple[int, ...] = ()
 
     @property
     def red(self) -> tuple[Finding, ...]:
@@ -142,7 +144,8 @@ def diagnose(
     told = tell or _silent
     told("which modules hide the gradient")
     found = list(localize(target, x, threat, seed=seed, budget=0.2 * budget))
-    case = make_case(target, x, y, threat, attack or PGD(steps=40, restarts=2), seed=seed)
+    named = attack or PGD(steps=40, restarts=2)
+    case = make_case(target, x, y, threat, named, seed=seed, seconds=0.1 * budget)
     told("the attack itself")
     case.main = case.within(case.attack, 0.15 * budget)
     found += _checks(case, budget, told)
@@ -151,10 +154,11 @@ def diagnose(
         case.main.attempts,
         repr(case.attack),
         target.fingerprint,
-        len(x),
+        case.looked,
         len(case.x),
         len(case.main.rows),
         perf_counter() - began,
+        case.rows,
     )
 
 

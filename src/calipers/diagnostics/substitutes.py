@@ -14,6 +14,7 @@ from calipers.diagnostics.capture import Call, Pass, capture
 from calipers.errors import CalipersError
 from calipers.gradients.bpda import register_backward
 from calipers.gradients.named import NamedFunction
+from calipers.gradients.reattached import Reattached
 from calipers.gradients.surrogate import fit_surrogate
 from calipers.randomness import Draws
 from calipers.target.fingerprint import fingerprint_module
@@ -80,6 +81,7 @@ def substitutes_for(
     draws: Draws,
     *,
     eps: float,
+    seen: Pass | None = None,
 ) -> tuple[Substitute, ...]:
     """Look for stand-ins for the backward of a module that need no fit, the likeliest first.
 
@@ -89,16 +91,18 @@ def substitutes_for(
         x: inputs of the network.
         draws: the source of all randomness.
         eps: the size of the perturbations, as a root mean square a coordinate.
+        seen: a forward pass of these inputs, if one was kept.
 
     Returns:
-        The identity where the module keeps the shape; a secant where it treats each pixel by itself. Nothing where the
-        module gives no floating point tensor.
+        The module with nothing detached, where that gives a gradient and the module itself gives none; the identity
+        where it keeps the shape; a secant where it treats each pixel by itself. Nothing where the module gives no
+        floating point tensor.
     """
-    call = _call(net, path, x, draws)
+    call = _call(seen or capture(net, x, draws), path)
     if call is None:
         return ()
     given = call.arguments[0]
-    found: list[Substitute] = []
+    found: list[Substitute] = _reattached(path, call)
     single = len(call.arguments) == 1 and not call.named
     if given.shape == call.output.shape:
         found.append(_identity(path, given, call.output))
@@ -118,6 +122,7 @@ def learned_for(
     *,
     eps: float,
     seconds: float,
+    seen: Pass | None = None,
 ) -> Substitute | None:
     """Fit a surrogate to a module.
 
@@ -128,18 +133,18 @@ def learned_for(
         draws: the source of all randomness.
         eps: the size of the perturbations, as a root mean square a coordinate.
         seconds: how long gathering its inputs may take, about.
+        seen: a forward pass of these inputs, if one was kept.
 
     Returns:
         The surrogate; None where the module has several inputs, or was not learned well enough.
     """
-    call = _call(net, path, x, draws)
+    call = _call(seen or capture(net, x, draws), path)
     if call is None or len(call.arguments) != 1 or call.named:
         return None
     return _surrogate(net, path, call, x, draws, eps, seconds)
 
 
-def _call(net: nn.Module, path: str, x: Tensor, draws: Draws) -> Call | None:
-    seen = capture(net, x, draws)
+def _call(seen: Pass, path: str) -> Call | None:
     call = seen.calls.get(path) or seen.calls.get(f"net.{path}")
     if call is None or not call.arguments:
         return None
@@ -147,6 +152,23 @@ def _call(net: nn.Module, path: str, x: Tensor, draws: Draws) -> Call | None:
     if not all(isinstance(part, Tensor) and part.is_floating_point() and part.ndim for part in parts):
         return None
     return call
+
+
+def _reattached(path: str, call: Call) -> list[Substitute]:
+    if call.named or not all(isinstance(each, Tensor) for each in call.arguments):
+        return []
+    leaf = call.arguments[0][:2].detach().clone().requires_grad_(True)
+    rest = [each[:2] for each in call.arguments[1:]]
+    with suppress(CalipersError, RuntimeError, TypeError), torch.enable_grad():
+        if call.module(leaf, *rest).requires_grad:
+            return []
+        again = Reattached(call.module)
+        output = again(leaf, *rest)
+        (slope,) = torch.autograd.grad(output.square().sum(), leaf)
+        if bool(slope.isfinite().all()) and bool((slope != 0).any()):
+            what = "itself with nothing detached"
+            return [Substitute(path, _named(again, "reattached"), what, "it takes itself out of the graph")]
+    return []
 
 
 def _identity(path: str, given: Tensor, output: Tensor) -> Substitute:
@@ -191,7 +213,7 @@ def _surrogate(
         noise = torch.stack(
             [torch.randn(x.shape[1:], generator=streams[row].generator(0)) for row in range(len(x))]
         )
-        seen: Pass = capture(net, (x + eps * noise.to(x)).clamp(0, 1), streams)
+        seen = capture(net, (x + eps * noise.to(x)).clamp(0, 1), streams)
         inputs.append((seen.calls.get(path) or seen.calls[f"net.{path}"]).arguments[0])
         if perf_counter() - began > 0.5 * seconds:
             break
