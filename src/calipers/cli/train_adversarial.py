@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from calipers.cli import options
 from calipers.cli.console import speaking
-from calipers.cli.measured_run import pick_device
 from calipers.cli.train_options import (
     RECIPE,
     Augment,
@@ -19,12 +18,8 @@ from calipers.cli.train_options import (
     Precision,
     Test,
     Warmup,
-    run_recipe,
+    train_by,
 )
-
-if TYPE_CHECKING:
-    from calipers.cli.train_options import OnNote, OnStep
-    from calipers.runs.training import Trained
 
 __all__ = ["adversarial"]
 
@@ -98,7 +93,6 @@ def adversarial(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.naming import read_size
-        from calipers.runs.training import train_adversarial
 
         fields = {
             "arch": arch,
@@ -115,19 +109,16 @@ def adversarial(
             "precision": precision,
             "seed": seed,
         }
-
-        def begin(on_step: OnStep, on_note: OnNote) -> Trained:
-            return train_adversarial(
-                fields,
-                data=data,
-                output=output,
-                test=test,
-                checkpoint=checkpoint,
-                device=pick_device(device),
-                trust_code=trust_code,
-                on_step=on_step,
-                on_note=on_note,
-            )
-
-        follow = f"calipers attack MODEL DATA --norm {norm} --eps {eps}"
-        run_recipe(say, begin, arch=arch, judged="accuracy under attack", follow=follow)
+        train_by(
+            "adversarial",
+            fields,
+            say,
+            data=data,
+            output=output,
+            test=test,
+            checkpoint=checkpoint,
+            device=device,
+            trust_code=trust_code,
+            judged="accuracy under attack",
+            follow=f"calipers attack MODEL DATA --norm {norm} --eps {eps}",
+        )

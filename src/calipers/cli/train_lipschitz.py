@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from calipers.cli import options
 from calipers.cli.console import speaking
-from calipers.cli.measured_run import pick_device
 from calipers.cli.train_options import (
     RECIPE,
     Augment,
@@ -19,12 +18,8 @@ from calipers.cli.train_options import (
     Precision,
     Test,
     Warmup,
-    run_recipe,
+    train_by,
 )
-
-if TYPE_CHECKING:
-    from calipers.cli.train_options import OnNote, OnStep
-    from calipers.runs.training import Trained
 
 __all__ = ["lipschitz"]
 
@@ -87,7 +82,6 @@ def lipschitz(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.naming import read_size
-        from calipers.runs.training import train_lipschitz
 
         fields = {
             "arch": arch,
@@ -101,18 +95,16 @@ def lipschitz(
             "precision": precision,
             "seed": seed,
         }
-
-        def begin(on_step: OnStep, on_note: OnNote) -> Trained:
-            return train_lipschitz(
-                fields,
-                data=data,
-                output=output,
-                test=test,
-                checkpoint=checkpoint,
-                device=pick_device(device),
-                trust_code=trust_code,
-                on_step=on_step,
-                on_note=on_note,
-            )
-
-        run_recipe(say, begin, arch=arch, judged="accuracy", follow="calipers certify MODEL DATA --lipschitz")
+        train_by(
+            "lipschitz",
+            fields,
+            say,
+            data=data,
+            output=output,
+            test=test,
+            checkpoint=checkpoint,
+            device=device,
+            trust_code=trust_code,
+            judged="accuracy",
+            follow="calipers certify MODEL DATA --lipschitz",
+        )

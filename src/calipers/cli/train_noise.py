@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from calipers.cli import options
 from calipers.cli.console import speaking
-from calipers.cli.measured_run import pick_device
 from calipers.cli.train_options import (
     HOW,
     RECIPE,
@@ -20,13 +19,9 @@ from calipers.cli.train_options import (
     Precision,
     Test,
     Warmup,
-    run_recipe,
+    train_by,
 )
 from calipers.errors import UsageError
-
-if TYPE_CHECKING:
-    from calipers.cli.train_options import OnNote, OnStep
-    from calipers.runs.training import Trained
 
 __all__ = ["noise"]
 
@@ -140,7 +135,6 @@ def noise(
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.naming import read_size
-        from calipers.runs.training import train_noise
 
         scale = read_size(sigma)
         rate, decay = _usual(optimizer)
@@ -162,26 +156,18 @@ def noise(
             "precision": precision,
             "seed": seed,
         }
-
-        def begin(on_step: OnStep, on_note: OnNote) -> Trained:
-            return train_noise(
-                fields,
-                data=data,
-                output=output,
-                test=test,
-                checkpoint=checkpoint,
-                device=pick_device(device),
-                compile_mode="default" if compile_ else None,
-                trust_code=trust_code,
-                on_step=on_step,
-                on_note=on_note,
-            )
-
         asked = sigma if scale > 0 else "0.25"
-        run_recipe(
+        train_by(
+            "noise",
+            fields,
             say,
-            begin,
-            arch=arch,
+            data=data,
+            output=output,
+            test=test,
+            checkpoint=checkpoint,
+            device=device,
+            compile_mode="default" if compile_ else None,
+            trust_code=trust_code,
             judged="accuracy under noise",
             follow=f"calipers certify MODEL DATA --sigma {asked}",
         )

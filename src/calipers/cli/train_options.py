@@ -1,22 +1,19 @@
-"""What the recipes of `calipers train` share: their options, and how a training is told of while it runs."""
+"""What the recipes of `calipers train` share: their options, and how one is run and told of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calipers.cli.console import Say
-from calipers.cli.measured_run import this_command
+from calipers.cli.measured_run import pick_device, this_command
 from calipers.cli.progress import progress
 
 if TYPE_CHECKING:
-    from calipers.runs.training import Trained, TrainingStep
-
-    OnStep = Callable[[TrainingStep], None]
-    OnNote = Callable[[str], None]
+    from calipers.runs.training import Kind, TrainingStep
 
 __all__ = [
     "HOW",
@@ -29,7 +26,7 @@ __all__ = [
     "Precision",
     "Test",
     "Warmup",
-    "run_recipe",
+    "train_by",
 ]
 
 RECIPE = "The recipe"
@@ -89,22 +86,43 @@ Checkpoint = Annotated[
 ]
 
 
-def run_recipe(
-    say: Say, begin: Callable[[OnStep, OnNote], Trained], *, arch: str, judged: str, follow: str
+def train_by(
+    kind: Kind,
+    fields: Mapping[str, object],
+    say: Say,
+    *,
+    data: str,
+    output: Path,
+    test: str | None,
+    checkpoint: Path | None,
+    device: str,
+    compile_mode: str | None = None,
+    trust_code: bool,
+    judged: str,
+    follow: str,
 ) -> None:
-    """Train with progress, then say what was measured and how to go on.
+    """Train by a recipe with progress, then say what was measured and how to go on.
 
     Args:
+        kind: the recipe.
+        fields: its fields, by name.
         say: what speaks to the user.
-        begin: trains; it is given what to tell of each step, and of what is worth a line.
-        arch: the name of the architecture, for the progress.
+        data: the reference of the training data.
+        output: the file of the weights.
+        test: the reference of data on which the accuracy is measured at the end.
+        checkpoint: the file of the state.
+        device: the device that the user asked for.
+        compile_mode: the mode of torch.compile; None runs eagerly.
+        trust_code: whether code of the user's may be run.
         judged: what the accuracy after an epoch is the accuracy of.
         follow: the command to go on with, with MODEL for the reference of the weights.
     """
+    from calipers.runs.training import train
+
     say.on_interrupt = [
         f"stopped within an epoch, which is lost; to go on after the one before:  {this_command()}"
     ]
-    with progress(say, f"train {arch}") as advance:
+    with progress(say, f"train {fields['arch']}") as advance:
 
         def tell(at: TrainingStep) -> None:
             advance(at.step / at.steps, f"epoch {min(at.epoch + 1, at.epochs)}/{at.epochs}")
@@ -114,7 +132,19 @@ def run_recipe(
                     f"stopped: {at.epoch} of {at.epochs} epochs are in the checkpoint; to go on:  {this_command()}"
                 ]
 
-        trained = begin(tell, lambda text: say.note(f"  {text}"))
+        trained = train(
+            kind,
+            fields,
+            data=data,
+            output=output,
+            test=test,
+            checkpoint=checkpoint,
+            device=pick_device(device),
+            compile_mode=compile_mode,
+            trust_code=trust_code,
+            on_step=tell,
+            on_note=lambda text: say.note(f"  {text}"),
+        )
     reference = f"file:{trained.path}"
     measured = [f"  accuracy {value:.4f} on {what}" for what, value in trained.accuracy.items()]
     say.answer(

@@ -54,7 +54,7 @@ def train_defenses(
         )
     if not 0 < share <= 1:
         raise UsageError(f"share is {share}: give a number above 0 and at most 1")
-    images, labels, _ = arrays_of(load_dataset(data), None)
+    images, labels, _ = arrays_of(load_dataset(data))
     if images.shape[1:] != (1, 28, 28) or images.dtype != torch.uint8:
         raise InvalidInput(
             f"{data} has images of shape {tuple(images.shape[1:])} and type {images.dtype}: the defenses are for "
