@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from calipers.errors import UsageError
 from calipers.threat.threat_model import Norm
-from calipers.threat.units import l2_from_mean_square, l2_from_root_mean_square, parse_size, parse_sized_norm
+from calipers.threat.units import parse_size, parse_sized_norm
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,3 @@ def test_a_size_with_its_norm() -> None:
 def test_a_sized_norm_that_lacks_a_part_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_sized_norm(text)
-
-
-def test_mean_square_forms_by_hand() -> None:
-    # four coordinates, each moved by 0.5: l2 distance 1, mean square 0.25, its root 0.5
-    assert l2_from_mean_square(0.25, 4) == 1.0
-    assert l2_from_root_mean_square(0.5, 4) == 1.0

@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,7 +20,6 @@ from calipers.sources.weights import load_network
 
 __all__ = [
     "BUNDLED",
-    "about_part",
     "bundled_network",
     "load_part",
     "part_file",
@@ -137,17 +135,3 @@ def training_images() -> tuple[Float[Tensor, "images 1 28 28"], Int[Tensor, " im
     with np.load(BUNDLED / "fashion-mnist-train.npz", allow_pickle=False) as archive:
         images = torch.from_numpy(archive["images"]).float() / 255
         return images[:, None], torch.from_numpy(archive["labels"]).long()
-
-
-def about_part(name: str, folder: Path | None) -> dict[str, str]:
-    """Read what the file of a part says of itself.
-
-    Args:
-        name: of the part.
-        folder: where its file is; among those that ship if None.
-
-    Returns:
-        The note.
-    """
-    with safe_open(str(part_file(name, folder)), framework="pt") as opened:
-        return dict(opened.metadata() or {})

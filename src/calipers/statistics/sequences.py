@@ -33,7 +33,7 @@ from scipy import special
 from calipers.errors import UsageError
 from calipers.statistics.intervals import check_alpha, check_counts
 
-__all__ = ["anytime_lower", "anytime_upper", "log_evidence_above", "log_evidence_below"]
+__all__ = ["anytime_lower", "anytime_upper", "log_evidence_above"]
 
 _ROUNDS = 40
 """Most Newton steps; six or seven are usual, and fewer would only loosen the bound."""
@@ -42,21 +42,6 @@ _ROUNDS = 40
 def _rounding(trials: NDArray[np.float64]) -> NDArray[np.float64]:
     # Measured: under 4e-15 a trial, plus 1e-12.
     return 1e-9 + 1e-14 * trials
-
-
-def _log_evidence(
-    c: NDArray[np.float64],
-    t: NDArray[np.float64],
-    p: NDArray[np.float64],
-    q: NDArray[np.float64],
-    tail: NDArray[np.floating],
-) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = special.xlogy(c, p) + special.xlogy(t - c, q)
-        value = (
-            special.betaln(c + 0.5, t - c + 0.5) + np.log(tail) - np.log(2.0 * np.arcsin(np.sqrt(q))) - ratio
-        )
-    return np.where((q > 0.0) & (tail > 0.0), value - _rounding(t), -np.inf)
 
 
 def _check_proportion(p0: ArrayLike) -> NDArray[np.float64]:
@@ -82,26 +67,13 @@ def log_evidence_above(successes: ArrayLike, trials: ArrayLike, p0: ArrayLike) -
     """
     c, t = check_counts(successes, trials)
     p = _check_proportion(p0)
-    return _log_evidence(c, t, p, 1.0 - p, special.betaincc(c + 0.5, t - c + 0.5, p))
-
-
-def log_evidence_below(successes: ArrayLike, trials: ArrayLike, p0: ArrayLike) -> NDArray[np.float64]:
-    r"""Weigh the evidence that a proportion lies below ``p0``, at any stopping time.
-
-    Reject :math:`p \ge p_0` where the value is at least ``log(1 / alpha)``. It is the evidence that the
-    proportion of failures lies above ``1 - p0``.
-
-    Args:
-        successes: number of successes so far, of any shape.
-        trials: number of trials so far; broadcast.
-        p0: the proportion of the null hypothesis, in [0, 1]; broadcast.
-
-    Returns:
-        The natural logarithm of the e-process, rounded down.
-    """
-    c, t = check_counts(successes, trials)
-    p = _check_proportion(p0)
-    return _log_evidence(t - c, t, 1.0 - p, p, special.betainc(c + 0.5, t - c + 0.5, p))
+    q, tail = 1.0 - p, special.betaincc(c + 0.5, t - c + 0.5, p)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = special.xlogy(c, p) + special.xlogy(t - c, q)
+        value = (
+            special.betaln(c + 0.5, t - c + 0.5) + np.log(tail) - np.log(2.0 * np.arcsin(np.sqrt(q))) - ratio
+        )
+    return np.where((q > 0.0) & (tail > 0.0), value - _rounding(t), -np.inf)
 
 
 def _boundary(c: NDArray[np.float64], t: NDArray[np.float64], goal: float) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +10,7 @@ from typing import final
 from calipers.errors import UsageError
 from calipers.threat.threat_model import Norm
 
-__all__ = ["Size", "l2_from_mean_square", "l2_from_root_mean_square", "parse_size", "parse_sized_norm"]
+__all__ = ["Size", "parse_size", "parse_sized_norm"]
 
 _DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _QUOTIENT = re.compile(rf"([+-]?{_DECIMAL})(?:\s*/\s*({_DECIMAL}))?")
@@ -81,29 +80,3 @@ def parse_sized_norm(text: str) -> tuple[Norm, Size]:
     if not colon:
         raise UsageError(f"{text!r} has no size: write norm:size, such as l2:0.5 or linf:8/255")
     return Norm.parse(norm), parse_size(size)
-
-
-def l2_from_root_mean_square(size: float, dimension: int) -> float:
-    """Turn a root-mean-square distortion into an l2 distance.
-
-    Args:
-        size: root of the mean over coordinates of the squared perturbation, in input units.
-        dimension: the number of coordinates of one input.
-
-    Returns:
-        The l2 distance ``size * sqrt(dimension)``.
-    """
-    return size * math.sqrt(dimension)
-
-
-def l2_from_mean_square(size: float, dimension: int) -> float:
-    """Turn a mean-square distortion into an l2 distance.
-
-    Args:
-        size: mean over coordinates of the squared perturbation, in squared input units.
-        dimension: the number of coordinates of one input.
-
-    Returns:
-        The l2 distance ``sqrt(size * dimension)``.
-    """
-    return math.sqrt(size * dimension)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from calipers.certificates.smoothing.radius import (
     convert_radius,
     gaussian_l2,
-    gaussian_l2_threshold,
     laplace_l1,
     laplace_l1_sharp,
     uniform_l1,
@@ -102,15 +101,6 @@ def test_theorem_1_is_the_distance_to_a_half_space():
     distance, sigma = 0.37, 0.25
     p = 0.5 * math.erfc(-distance / sigma / math.sqrt(2))
     assert gaussian_l2(sigma, p, 1 - p) == pytest.approx(distance, rel=1e-13)
-
-
-@pytest.mark.parametrize("r", [0.0, 1e-9, 0.1, 0.5, 1.0, 1.9])
-def test_the_threshold_of_a_radius_is_what_certifies_it(r):
-    p = gaussian_l2_threshold(0.25, r)
-    assert gaussian_l2(0.25, p, 1 - p) >= r * (1 - 1e-9) - 1e-15
-    with mpmath.workdps(40):
-        assert mpmath.ncdf(mpmath.mpf(r) / mpmath.mpf(0.25)) <= float(p)
-    assert p < 1
 
 
 def worst_case_radius(cdf, directions, p_a, p_b, *, cells=40_001, reach=14.0):
@@ -223,8 +213,6 @@ def test_bad_arguments_are_refused():
         gaussian_l2(1.0, 1.1, 0.1)
     with pytest.raises(UsageError, match="probabilities"):
         laplace_l1(1.0, float("nan"), 0.1)
-    with pytest.raises(UsageError, match="radius is"):
-        gaussian_l2_threshold(1.0, -0.1)
     with pytest.raises(UsageError, match="dimension is"):
         convert_radius(1.0, Norm.L2, Norm.LINF, 0)
     with pytest.raises(UsageError, match="radius is"):

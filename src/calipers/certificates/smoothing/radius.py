@@ -15,7 +15,6 @@ Reference:
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,22 +24,12 @@ from calipers.errors import Unsound, UsageError
 from calipers.threat.threat_model import Norm
 
 __all__ = [
-    "THEOREM_GAUSSIAN_L2",
-    "THEOREM_LAPLACE_L1",
-    "THEOREM_LAPLACE_L1_SHARP",
-    "THEOREM_UNIFORM_L1",
     "convert_radius",
     "gaussian_l2",
-    "gaussian_l2_threshold",
     "laplace_l1",
     "laplace_l1_sharp",
     "uniform_l1",
 ]
-
-THEOREM_GAUSSIAN_L2: Final = "Cohen et al. 2019, Theorem 1"
-THEOREM_LAPLACE_L1: Final = "Teng et al. 2019, likelihood ratio of Laplace noise"
-THEOREM_LAPLACE_L1_SHARP: Final = "half the distance of the Laplace quantiles (docs/theory)"
-THEOREM_UNIFORM_L1: Final = "Yang et al. 2020, uniform noise"
 
 _SLACK = 4e-15
 """Relative error allowed to the quantile functions and to each formula (measured: under 1e-15)."""
@@ -93,29 +82,6 @@ def gaussian_l2(sigma: float, p_lower: ArrayLike, p_upper: ArrayLike) -> NDArray
     """
     low, high = _check(sigma, p_lower, p_upper)
     return _half_distance(sigma, low, high, special.ndtri(low), special.ndtri(high))
-
-
-def gaussian_l2_threshold(sigma: float, radius: ArrayLike) -> NDArray[np.float64]:
-    r"""Find the probability that decides an l2 radius under Gaussian noise: the inverse of Theorem 1.
-
-    One-sided, a lower bound of :math:`\Phi(r / \sigma)` on the probability of the class is what certifies
-    ``r``.
-
-    Args:
-        sigma: standard deviation of the noise, in input units.
-        radius: radii in input units, 0 or more, of any shape.
-
-    Returns:
-        The probabilities, float64, rounded up; 1 beyond 8 sigma, which no sample can show.
-
-    Raises:
-        UsageError: if ``sigma`` is not positive, or a radius is negative.
-    """
-    _check(sigma, 1.0, 0.0)
-    r = np.asarray(radius, dtype=np.float64)
-    if not np.all(r >= 0.0):
-        raise UsageError(f"radius is {radius!r}: it must be 0 or more")
-    return np.minimum(special.ndtr(r / sigma * (1.0 + _SLACK)) * (1.0 + _SLACK), 1.0)
 
 
 def laplace_l1(scale: float, p_lower: ArrayLike, p_upper: ArrayLike) -> NDArray[np.float64]:
