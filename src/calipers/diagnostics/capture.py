@@ -1,6 +1,6 @@
 """capture: what each named module of a network is given and gives back in one forward pass, and what it does in it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -51,7 +51,8 @@ class Pass:
         times: how often each module was called.
         reuse: how often the most used weight inside each module was used.
         backwards: how many backward operations ran inside each module, during the forward.
-        seconds: the time of all calls of each module, that of the modules inside left out.
+        seconds: the time of all calls of each module.
+        own: the same, that of the modules inside left out.
         output: what the network gave.
     """
 
@@ -59,7 +60,8 @@ class Pass:
     times: Counter[str] = field(default_factory=Counter)
     reuse: dict[str, int] = field(default_factory=dict)
     backwards: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    own: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     output: Tensor | None = None
 
 
@@ -127,7 +129,8 @@ def _hooked(net: nn.Module, stack: list[str], found: Pass) -> Iterator[None]:
     def end(_: nn.Module, __: Any, ___: Any, output: Any) -> None:
         path, call, (began, inside) = stack.pop(), waiting.pop(), clocks.pop()
         took = perf_counter() - began
-        found.seconds[path] = found.seconds.get(path, 0.0) + took - inside
+        found.seconds[path] += took
+        found.own[path] += took - inside
         if clocks:
             clocks[-1][1] += took
         if call is not None:

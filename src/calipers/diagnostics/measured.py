@@ -197,7 +197,7 @@ def measure_modules(
     measured: list[Measured] = []
     left: list[str] = []
     paths = sorted((path for path in pass_one.calls if path), key=lambda path: _turn(pass_one, path))
-    costs = [pass_other.seconds.get(path, 0.0) / pass_one.times[path] + _OVERHEAD for path in paths]
+    costs = [pass_other.own[path] / pass_one.times[path] + _OVERHEAD for path in paths]
     for place, path in enumerate(paths):
         spare = budget - (time.perf_counter() - start)
         if spare <= 0:
@@ -242,7 +242,8 @@ def _measure(
     if explained and base.random:
         return replace(base, matters=False)
     began = time.perf_counter()
-    way = between(call, other.calls.get(path), draws, seed=seed)
+    once = other.seconds[path] / one.times[path]
+    way = between(call, other.calls.get(path), draws, rows=_rows(once, seconds), seed=seed)
     if way is None:
         return replace(base, matters=False)
     way, first, each = _affordable(way, seconds)
@@ -276,6 +277,14 @@ def _measure(
         return base
     jump = way.jump(first, last, halvings=min(most, halvings), until=JUMP[way.double] / 100)
     return replace(base, jump=float(jump[moved if len(jump) == len(moved) else ...].median()))
+
+
+def _rows(once: float, seconds: float) -> int:
+    """Say on how many inputs a module may be run in some time, where one run on all of them takes so long."""
+    rows = MOST_ROWS
+    while rows > 2 and _CALLS * once * rows / MOST_ROWS > seconds:
+        rows //= 2
+    return rows
 
 
 def _affordable(way: Through, seconds: float) -> tuple[Through, Tensor, float]:

@@ -19,7 +19,6 @@ from calipers.target.chance import drawn_from
 __all__ = ["Slopes", "Through", "across", "between", "fewer", "in_double"]
 
 _BESIDE: Final = 1e-3
-_ROWS: Final = 8
 _STEPS: Final = {True: (1e-6, 1e-4, 1e-8, 1e-2), False: (0.1, 0.03, 0.3, 0.01)}
 _AGREES: Final = 1e-3
 
@@ -268,7 +267,7 @@ class Through:
 
 
 def between(
-    one: Call, other: Call | None, draws: Draws, *, seed: int, share: float = 0.1
+    one: Call, other: Call | None, draws: Draws, *, seed: int, rows: int = 8, share: float = 0.1
 ) -> "Through | None":
     """Make the way between what a module was given in two passes.
 
@@ -277,6 +276,7 @@ def between(
         other: its call in the second, if there was one of the same shapes.
         draws: where its randomness comes from.
         seed: of the noise that stands in where the two inputs are the same.
+        rows: how many of its rows are kept; it may be given more than there are inputs, such as crops of them.
         share: size of that noise, as a share of the input's own standard deviation.
 
     Returns:
@@ -305,8 +305,7 @@ def between(
     if any(len(leaves[place]) != count for place in places):
         places, steps = places[:1], steps[:1]
     whole = Through(one.module, structure, leaves, places, steps, draws, double=False)
-    # a module may get many rows: crops of the same inputs, say
-    return in_double(fewer(whole, _ROWS) if count > 2 * _ROWS else whole)
+    return in_double(fewer(whole, rows) if count > rows else whole)
 
 
 def fewer(way: Through, rows: int) -> Through:
