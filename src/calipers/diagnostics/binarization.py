@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from calipers.attacks.base import Attack
 from calipers.attacks.random_search import RandomSearch
+from calipers.attacks.view import OutOfTime, Trace
 from calipers.diagnostics.capture import capture
-from calipers.diagnostics.case import Case
+from calipers.diagnostics.case import Case, given_up_at
 from calipers.errors import CalipersError
 from calipers.evidence.records import Finding
 from calipers.statistics.intervals import wilson_interval
@@ -49,6 +50,9 @@ def binarization(case: Case, *, seconds: float) -> Finding:
 
     Returns:
         The finding; its statistic is the attack's success, with that of 200 random points beside it.
+
+    Raises:
+        OutOfTime: if it was given up on the first input.
     """
     name, began = "binarization", perf_counter()
     if case.target.access < Access.GRADIENTS or case.target.stochastic:
@@ -67,11 +71,18 @@ def binarization(case: Case, *, seconds: float) -> Finding:
         made = _binarized(case, path, row)
         if made is None:
             continue
+        until = given_up_at(began, seconds)
         try:
-            solved.append(_falls(case, case.attack, made, row))
-            random.append(_falls(case, RandomSearch(queries=200, where="corners"), made, row))
+            fell = _falls(case, case.attack, made, row, until)
+            hit = _falls(case, RandomSearch(queries=200, where="corners"), made, row, until)
+        except OutOfTime:
+            if not solved:
+                raise
+            break
         except CalipersError as problem:
             return case.finding(name, math.nan, _PASS, None, str(problem))
+        solved.append(fell)
+        random.append(hit)
     spent = perf_counter() - began
     if not solved:
         told = "no readout separates the points"
@@ -219,9 +230,10 @@ def _separate(points: Tensor) -> tuple[Tensor, Tensor] | None:
     return found, shift
 
 
-def _falls(case: Case, attack: Attack, made: Target, row: int) -> bool:
+def _falls(case: Case, attack: Attack, made: Target, row: int, until: float) -> bool:
     if any(each.name == "loss" for each in fields(attack)) and vars(attack)["loss"] == "dlr":
         attack = replace(attack, loss="margin")  # type: ignore[call-arg]
     x, label = case.x[row : row + 1], torch.zeros(1, dtype=torch.int64)
     threat = ThreatModel(case.threat.norm, case.threat.eps)
-    return bool(attack(made, x, label, threat, seed=case.seed, indices=[row]).success[0])
+    trace = Trace(until=until)
+    return bool(attack(made, x, label, threat, seed=case.seed, indices=[row], trace=trace).success[0])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calipers.attacks.base import Attack
 from calipers.attacks.judge import Judge
-from calipers.attacks.view import Trace
+from calipers.attacks.view import OutOfTime, Trace
 from calipers.diagnostics.pace import Pace, measure_pace
 from calipers.diagnostics.texts import TEXTS
 from calipers.errors import GradientsUnavailable, UsageError
@@ -23,9 +23,10 @@ from calipers.statistics.intervals import clopper_pearson_interval
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel
 
-__all__ = ["Case", "Ran", "case_of", "make_case", "span_of"]
+__all__ = ["Case", "Ran", "case_of", "given_up_at", "make_case", "span_of"]
 
 _FIRST = 2
+_PATIENCE, _AT_LEAST = 3.0, 1.0
 _BLOCK = 8
 _FEWEST = 5
 _SAFE = 0.7
@@ -129,18 +130,23 @@ class Case:
         rows: Sequence[int] | None = None,
         threat: ThreatModel | None = None,
         turn: int = 0,
+        surely: bool = False,
     ) -> Ran:
-        """Run an attack on as many inputs as some seconds suffice for; on 2 of them in any case.
+        """Run an attack on as many inputs as some seconds suffice for; it begins with 2 of them.
 
         Args:
             attack: the attack.
-            seconds: how long it may take, about.
+            seconds: how long it may take, about; it is given up after three times as long.
             rows: on which inputs; all of them if None.
             threat: for which threat model; that of the case if None.
             turn: other draws for another turn.
+            surely: whether the first 2 inputs are finished however long they take.
 
         Returns:
             What it found.
+
+        Raises:
+            OutOfTime: if it was given up on the first inputs.
         """
         began, todo = perf_counter(), list(range(len(self.x)) if rows is None else rows)
         done: list[int] = []
@@ -152,8 +158,9 @@ class Case:
                 size = min(size, self._rows_in(seconds - spent, spent, len(done)))
             if size < 1:
                 break
-            part, todo = todo[:size], todo[size:]
-            trace = Trace()
+            part = todo[:size]
+            until = None if surely and not done else given_up_at(began, seconds)
+            trace = Trace(until=until)
             asked = threat or self.threat
             try:
                 result = attack(
@@ -166,12 +173,16 @@ class Case:
                     judge=self.judge,
                     trace=trace,
                 )
+            except OutOfTime:
+                if not done:
+                    raise
+                break  # what was finished is known
             except GradientsUnavailable as problem:  # an attack without a gradient finds nothing
                 every = list(range(len(self.x)) if rows is None else rows)
                 failed = torch.zeros(len(every), dtype=torch.bool)
                 return Ran(every, failed, self.x[every].cpu(), [], (), perf_counter() - began, str(problem))
             traces.append((len(done), trace))
-            done += part
+            done, todo = done + part, todo[size:]
             found.append(result.success)
             images.append(result.adversarial.cpu())
             attempts += result.records()
@@ -371,6 +382,19 @@ def _affordable(target: Target, x: Tensor, draws: Draws, seconds: float | None) 
     if _JUDGE.draws * whole <= seconds:
         return _JUDGE, len(x)
     return Judge(draws=max(int(seconds / whole), _FEWEST), rule="average"), _BLOCK
+
+
+def given_up_at(began: float, seconds: float) -> float:
+    """Say when a search is given up: after three times the time that it was to take, and no sooner than in a second.
+
+    Args:
+        began: when it began, by ``time.perf_counter()``.
+        seconds: how long it was to take.
+
+    Returns:
+        A time of the same clock.
+    """
+    return began + max(_PATIENCE * seconds, _AT_LEAST)
 
 
 def span_of(target: Target, norm: Norm) -> float:

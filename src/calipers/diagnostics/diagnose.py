@@ -1,5 +1,6 @@
 """diagnose: every check of a classifier under an attack, each within its share of the time."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from calipers.attacks.base import Attack
 from calipers.attacks.pgd import PGD
+from calipers.attacks.view import OutOfTime
 from calipers.diagnostics import behaviours, flags, indicators
 from calipers.diagnostics.binarization import binarization
 from calipers.diagnostics.case import Case, Ran, make_case
@@ -147,7 +149,7 @@ def diagnose(
     named = attack or PGD(steps=40, restarts=2)
     case = make_case(target, x, y, threat, named, seed=seed, seconds=0.1 * budget)
     told("the attack itself")
-    case.main = case.within(case.attack, 0.15 * budget)
+    case.main = case.within(case.attack, 0.15 * budget, surely=True)
     found += _checks(case, budget, told)
     return Diagnosis(
         tuple(found),
@@ -164,13 +166,27 @@ def diagnose(
 
 def _checks(case: Case, budget: float, told: Callable[[str], None]) -> list[Finding]:
     assert case.main is not None, "the attack runs before any check"
+
+    def checked(name: str, share: float, check: Callable[..., Finding]) -> Finding:
+        return ran(name, share, lambda case, seconds: (check(case, seconds=seconds), None))[0]
+
+    def ran(
+        name: str, share: float, check: Callable[..., tuple[Finding, Ran | None]]
+    ) -> tuple[Finding, Ran | None]:
+        began = perf_counter()
+        try:
+            return check(case, seconds=share * budget)
+        except OutOfTime:
+            words = f"its share of {budget:g} seconds does not suffice for 2 inputs"
+            return case.finding(name, math.nan, math.nan, None, words, seconds=perf_counter() - began), None
+
     told("the five behaviours")
-    found = [behaviours.one_step_beats_iterative(case, seconds=0.03 * budget)]
-    square, ran = behaviours.black_box_beats_white_box(case, seconds=0.1 * budget)
-    unbounded, whole = behaviours.unbounded_attack_fails(case, seconds=0.08 * budget)
+    found = [checked("one-step-beats-iterative", 0.03, behaviours.one_step_beats_iterative)]
+    square, blind = ran("black-box-beats-white-box", 0.1, behaviours.black_box_beats_white_box)
+    unbounded, whole = ran("unbounded-attack-fails", 0.08, behaviours.unbounded_attack_fails)
     found += [square, unbounded]
-    found.append(behaviours.random_search_finds_more(case, seconds=0.08 * budget))
-    found.append(behaviours.success_falls_with_size(case, seconds=0.14 * budget))
+    found.append(checked("random-search-finds-more", 0.08, behaviours.random_search_finds_more))
+    found.append(checked("success-falls-with-size", 0.14, behaviours.success_falls_with_size))
     told("the indicators of attack failure")
     found.append(indicators.unavailable_gradients(case))
     found.append(indicators.unstable_predictions(case, seconds=0.03 * budget))
@@ -178,12 +194,12 @@ def _checks(case: Case, budget: float, told: Callable[[str], None]) -> list[Find
     found.append(indicators.incomplete_optimization(case))
     found.append(indicators.transfer_failure(case))
     found.append(indicators.unconstrained_attack_fails(case, whole))
-    found += _flags(case, ran)
+    found += _flags(case, blind)
     told("the binarization test")
-    found.append(binarization(case, seconds=0.12 * budget))
+    found.append(checked("binarization", 0.12, binarization))
     told("convergence by doubling")
-    found.append(more_steps_help(case, seconds=0.1 * budget))
-    found.append(more_restarts_help(case, seconds=0.1 * budget))
+    found.append(checked("more-steps-help", 0.1, more_steps_help))
+    found.append(checked("more-restarts-help", 0.1, more_restarts_help))
     return found
 
 

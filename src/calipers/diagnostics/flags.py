@@ -99,13 +99,13 @@ def square_better(case: Case, ran: Ran | None) -> Finding:
 
     Args:
         case: the case.
-        ran: what Square found among the inputs that stand.
+        ran: what Square found among the inputs that stand; None where it did not run.
 
     Returns:
         The finding.
     """
     if ran is None:
-        return case.finding("square-better", math.nan, 0.002, None, "Square does not search here")
+        return case.finding("square-better", math.nan, 0.002, None, "Square did not run here")
     return case.more("square-better", ran, what="Square", exact=True)
 
 

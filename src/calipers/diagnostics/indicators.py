@@ -259,16 +259,19 @@ def transfer_failure(case: Case) -> Finding:
     return case.finding(name, share, 0.0, share > 0, words)
 
 
-def unconstrained_attack_fails(case: Case, ran: Ran) -> Finding:
+def unconstrained_attack_fails(case: Case, ran: Ran | None) -> Finding:
     """Count the inputs that stand in a ball that holds the whole box, silent successes left out.
 
     Args:
         case: the case.
-        ran: what the attack found there.
+        ran: what the attack found there; None where it was not finished.
 
     Returns:
         The finding.
     """
+    if ran is None:
+        words = "the attack was not finished there"
+        return case.finding("unconstrained-attack-fails", math.nan, 0.0, None, words)
     silent: set[int] = set()
     if not case.target.stochastic:
         silent = {place for place, _, reached in _courses(ran) if bool(reached.any())}

@@ -69,7 +69,8 @@ class BPDA(GradientEstimator):
     end of its path if no module has the whole (``relu``, every one of that name); or by a pattern with ``*``. It may
     be non-differentiable, leave torch, run under ``no_grad`` or draw randomness: it is run once, outside the graph.
     A substitute gets the same arguments and gives the shape that the module gives; ``identity`` gives
-    back the first. A module that carries the module named inside it is replaced as a whole.
+    back the first. One that draws from torch's generator for the CPU draws what the module drew, and moves nobody
+    else's draws. A module that carries the module named inside it is replaced as a whole.
 
     Differs from the paper: the substitute may change the shape, and it stands in for any module, not only for a
     preprocessor.
@@ -183,14 +184,15 @@ def _substituted(net: nn.Module, pairs: tuple[tuple[str, Callable[..., Any]], ..
 def _hook(
     module: nn.Module, path: str, substitute: Callable[..., Any], ran: set[str]
 ) -> tuple[RemovableHandle, RemovableHandle]:
-    calls: list[_Arguments] = []  # those of the calls under way, with their graph
+    # of the calls under way: what they get, with its graph, and the state of the generator
+    calls: list[tuple[_Arguments, Tensor]] = []
 
     def detach(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> _Arguments:
-        calls.append((arguments, named))
+        calls.append(((arguments, named), torch.get_rng_state()))
         return tuple(map(_detached, arguments)), {word: _detached(part) for word, part in named.items()}
 
     def replace(_: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], real: Any) -> Any:
-        arguments, named = calls.pop()
+        (arguments, named), state = calls.pop()
         ran.add(path)
         tensors = [part for part in (*arguments, *named.values()) if isinstance(part, Tensor)]
         if not tensors:
@@ -203,7 +205,9 @@ def _hook(
                 f"bpda: {path!r} gives {what}, which carries no gradient: name the module around it as well"
             )
         with torch.enable_grad():
-            soft = substitute(*arguments, **named)
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(state)
+                soft = substitute(*arguments, **named)
             if not isinstance(soft, Tensor) or soft.shape != real.shape:
                 shape = tuple(soft.shape) if isinstance(soft, Tensor) else type(soft).__name__
                 raise UsageError(
