@@ -12,7 +12,7 @@ import pytest
 from calipers.errors import InvalidInput, MissingFile, UsageError
 from calipers.evidence.curves import certified_curve
 from calipers.evidence.records import Certificate, Prediction
-from calipers.report.summary import summarize_store
+from calipers.report.summary import summarize
 from calipers.runs.cohen_log import ImportedLog, read_log
 from calipers.runs.recertify import recertify
 from calipers.runs.store import RunStore
@@ -46,7 +46,7 @@ def test_the_real_log_gives_the_published_accuracies_and_its_alpha(tmp_path: Pat
         assert log.save(store) == 10_000
         assert log.save(store) == 0
     with RunStore.read(tmp_path / "a.run") as store:
-        summary = summarize_store(store, radii=[0, 0.25, 0.5, 0.75])
+        summary = summarize(store.certificates(), radii=[0, 0.25, 0.5, 0.75], spec=store.spec)
     assert [point.accuracy for point in summary.curve.points] == [0.7665, 0.6116, 0.4225, 0.2506]
     assert summary.curve.abstentions == 795
     assert [row[1] for row in summary.table().rows] == ["76.65", "61.16", "42.25", "25.06"]

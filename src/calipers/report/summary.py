@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from calipers.errors import UsageError
@@ -20,7 +20,6 @@ from calipers.report.tables import (
     floored_short,
 )
 from calipers.runs.spec import RunSpec
-from calipers.runs.store import RunStore
 
 __all__ = [
     "Costs",
@@ -29,7 +28,6 @@ __all__ = [
     "default_radii",
     "summarize",
     "summarize_predictions",
-    "summarize_store",
 ]
 
 _GRID = 0.25
@@ -193,38 +191,6 @@ def summarize(
         norm=certificates[0].norm,
         notes=_notes(certificates[0], curve),
     )
-
-
-def summarize_store(
-    store: RunStore,
-    *,
-    radii: Sequence[float] | None = None,
-    confidence: float = 0.95,
-    rho: float = 1e-3,
-) -> Summary:
-    """Summarize the certificates of a run, finished or not.
-
-    Args:
-        store: the run.
-        radii: the radii at which certified accuracy is told; chosen if None.
-        confidence: probability that an interval holds the population's certified accuracy.
-        rho: probability that the guaranteed accuracy is too high.
-
-    Returns:
-        The summary.
-
-    Raises:
-        UsageError: if the run has no certificates yet.
-    """
-    rows = store.certificates()
-    if not rows:
-        raise UsageError(f"{store.path} has no certificates yet: run the command that began it again")
-    found = summarize(rows, radii=radii, spec=store.spec, confidence=confidence, rho=rho)
-    wanted = max((int(sitting.body.get("total", 0)) for sitting in store.sittings()), default=0)
-    if len(rows) >= wanted:
-        return found
-    unfinished = f"this run is not finished: {len(rows)} of {wanted} inputs, and not a random part of them."
-    return replace(found, notes=(unfinished, *found.notes))
 
 
 def default_radii(certificates: Sequence[Certificate]) -> tuple[float, ...]:

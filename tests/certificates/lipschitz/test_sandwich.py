@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calipers.certificates.lipschitz.composed import eclipse_fast, layerwise_product
-from calipers.certificates.lipschitz.sandwich import operator_lower_bound, sampled_lower_bound
+from calipers.certificates.lipschitz.sandwich import sampled_lower_bound
+from calipers.certificates.lipschitz.stretch import operator_lower_bound
 from calipers.errors import UsageError
 from calipers.sources.architectures import build
 from calipers.threat.threat_model import Norm

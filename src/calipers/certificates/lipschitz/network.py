@@ -22,7 +22,7 @@ from calipers.certificates.lipschitz.tracing import ROWS, Step, trace
 from calipers.errors import NotLipschitz, UnknownLayer, Unsound, UsageError
 from calipers.threat.threat_model import Norm
 
-__all__ = ["METHODS", "LayerBound", "LipschitzBound", "Method", "lipschitz_upper_bound"]
+__all__ = ["METHODS", "LipschitzBound", "Method", "lipschitz_upper_bound"]
 
 Method = Literal["auto", "grid", "exact", "eclipse", "lipsdp"]
 METHODS: tuple[Method, ...] = get_args(Method)

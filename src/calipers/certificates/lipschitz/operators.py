@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calipers.certificates.lipschitz.convolution import Convolution, PaddingMode
-from calipers.certificates.lipschitz.matrices import power_of_two
-from calipers.certificates.lipschitz.spectral import NormBound, convolution_norm, matrix_norm
+from calipers.certificates.lipschitz.matrices import matrix_norm, power_of_two
+from calipers.certificates.lipschitz.spectral import NormBound, convolution_norm
 from calipers.threat.threat_model import Norm
 
 __all__ = [

@@ -19,7 +19,6 @@ from calipers.certificates.lipschitz.stretch import (
     check_norm,
     derivative_norms,
     finite_maximum,
-    operator_lower_bound,
     pulled_back,
 )
 from calipers.errors import UsageError
@@ -27,7 +26,7 @@ from calipers.randomness import Role, Stream, check_seed
 from calipers.threat.norms import size, steepest
 from calipers.threat.threat_model import Norm
 
-__all__ = ["operator_lower_bound", "sampled_lower_bound"]
+__all__ = ["sampled_lower_bound"]
 
 _ROWS = 128  # up to so many outputs a Jacobian is computed whole
 _MARGIN = 1e-6  # of the box: how far points are moved at random, off the kinks of the network

@@ -16,8 +16,6 @@ from calipers.certificates.lipschitz.matrices import (
     BAND_ENTRIES,
     DENSE_SIDE,
     SVD_SIDE,
-    gram_iteration,
-    matrix_norm,
     operator_norm,
     power_of_two,
     unscaled,
@@ -26,14 +24,7 @@ from calipers.certificates.lipschitz.torus import Symbol, circulant_norm, first_
 from calipers.errors import UsageError
 from calipers.threat.threat_model import Norm
 
-__all__ = [
-    "NormBound",
-    "convolution_norm",
-    "gram_iteration",
-    "matrix_norm",
-    "operator_norm",
-    "pad_norm",
-]
+__all__ = ["NormBound", "convolution_norm", "pad_norm"]
 
 Method = Literal["auto", "grid", "exact"]
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from calipers.certificates.lipschitz.composition import Flow
 from calipers.certificates.lipschitz.layers.call import Call, Refused, Rule
+from calipers.certificates.lipschitz.matrices import matrix_norm
 from calipers.certificates.lipschitz.operators import up
-from calipers.certificates.lipschitz.spectral import matrix_norm
 from calipers.threat.threat_model import Norm
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES"]
