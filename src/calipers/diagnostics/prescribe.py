@@ -159,10 +159,11 @@ def _trials(
     found: list[Tried] = []
     for place, candidate in enumerate(candidates(case, suspects, seconds=_FITTING * budget, told=told)):
         spare = budget - (perf_counter() - began)
-        if place == _MOST or spare <= 0:
+        # the plain gradient and the likeliest stand-in come in any case, if only to be said not to have been tried
+        if place == _MOST or (spare <= 0 and (place > 1 or not any(suspects))):
             return found, (f"{candidate.what}, and what would have come after it, were not tried",)
         told(f"trying {candidate.what}")
-        tried = try_candidate(case, candidate, seconds=(_TRIAL if place else _PLAIN) * spare)
+        tried = try_candidate(case, candidate, seconds=(_TRIAL if place else _PLAIN) * max(spare, 0.0))
         found.append(tried)
         if place and tried.trial.fell == tried.trial.tried and 2 * tried.trial.tried >= len(case.x):
             break
