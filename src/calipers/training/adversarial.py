@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calipers.errors import UsageError
-from calipers.randomness import check_seed
 from calipers.sources.architectures import build, input_shape
 from calipers.threat.norms import project, sample, steepest
 from calipers.threat.threat_model import Norm
 from calipers.training.batches import Augment, Batch
+from calipers.training.fields import check_fields
 from calipers.training.loop import Learner, TrainedModel, TrainingProgress, Verdict, cosine_rate, fit
 from calipers.training.normalization import Normalization
 
@@ -219,19 +217,10 @@ class _Trainer(Learner):
 
 def _check_recipe(recipe: AdversarialTraining) -> None:
     input_shape(recipe.arch)
-    check_seed(recipe.seed)
-    for name in ("eps", "weight_decay", "warmup_epochs"):
-        value = getattr(recipe, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{name} is {value}: give a number of 0 or more")
-    for name in ("epochs", "steps", "batch_size"):
-        value = getattr(recipe, name)
-        if value < 1:
-            raise UsageError(f"{name} is {value}: give a whole number of 1 or more")
-    for name in ("learning_rate", "step_size"):
-        value = getattr(recipe, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name} is {value}: give a number above 0")
-    for name, known in _CHOICES.items():
-        if getattr(recipe, name) not in known:
-            raise UsageError(f"{name} is {getattr(recipe, name)!r}: choose one of {', '.join(known)}")
+    check_fields(
+        recipe,
+        not_negative=("eps", "weight_decay", "warmup_epochs"),
+        counts=("epochs", "steps", "batch_size"),
+        positive=("learning_rate",) if recipe.step_size is None else ("learning_rate", "step_size"),
+        choices=_CHOICES,
+    )

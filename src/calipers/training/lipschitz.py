@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from calipers.errors import UsageError
-from calipers.randomness import check_seed
 from calipers.sources.architectures import build, input_shape
 from calipers.training.batches import Augment, Batch
+from calipers.training.fields import check_fields
 from calipers.training.loop import Learner, TrainedModel, TrainingProgress, Verdict, cosine_rate, fit
 from calipers.training.losses import margin_loss
 from calipers.training.normalization import Normalization
@@ -177,19 +175,10 @@ class _Trainer(Learner):
 
 def _check_recipe(recipe: LipschitzTraining) -> None:
     constrain(build(recipe.arch, num_classes=2), arch=recipe.arch)
-    check_seed(recipe.seed)
-    for name in ("margin", "warmup_epochs"):
-        value = getattr(recipe, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{name} is {value}: give a number of 0 or more")
-    for name in ("epochs", "batch_size"):
-        value = getattr(recipe, name)
-        if value < 1:
-            raise UsageError(f"{name} is {value}: give a whole number of 1 or more")
-    for name in ("learning_rate", "temperature"):
-        value = getattr(recipe, name)
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name} is {value}: give a number above 0")
-    for name, known in _CHOICES.items():
-        if getattr(recipe, name) not in known:
-            raise UsageError(f"{name} is {getattr(recipe, name)!r}: choose one of {', '.join(known)}")
+    check_fields(
+        recipe,
+        not_negative=("margin", "warmup_epochs"),
+        counts=("epochs", "batch_size"),
+        positive=("learning_rate", "temperature"),
+        choices=_CHOICES,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from calipers.errors import UsageError
-from calipers.randomness import check_seed
 from calipers.sources.architectures import build, input_shape
 from calipers.training.batches import Augment, Batch
+from calipers.training.fields import check_fields
 from calipers.training.loop import Learner, TrainedModel, TrainingProgress, Verdict, cosine_rate, fit
 from calipers.training.losses import noise_loss
 from calipers.training.normalization import Normalization
@@ -221,17 +220,13 @@ class _Trainer(Learner):
 
 def _check_recipe(recipe: NoiseTraining) -> None:
     input_shape(recipe.arch)
-    check_seed(recipe.seed)
-    for name in ("sigma", "weight_decay", "warmup_epochs", "consistency", "entropy"):
-        value = getattr(recipe, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{name} is {value}: give a number of 0 or more")
-    for name in ("epochs", "batch_size", "draws"):
-        value = getattr(recipe, name)
-        if value < 1:
-            raise UsageError(f"{name} is {value}: give a whole number of 1 or more")
-    if not (math.isfinite(recipe.learning_rate) and recipe.learning_rate > 0):
-        raise UsageError(f"learning_rate is {recipe.learning_rate}: give a number above 0")
+    check_fields(
+        recipe,
+        not_negative=("sigma", "weight_decay", "warmup_epochs", "consistency", "entropy"),
+        counts=("epochs", "batch_size", "draws"),
+        positive=("learning_rate",),
+        choices=_CHOICES,
+    )
     if not 0 <= recipe.momentum < 1:
         raise UsageError(f"momentum is {recipe.momentum}: give a number from 0 up to 1")
     if recipe.consistency > 0 and (recipe.draws < 2 or recipe.sigma == 0):
@@ -239,9 +234,6 @@ def _check_recipe(recipe: NoiseTraining) -> None:
             f"consistency compares noisy copies of an image, but draws is {recipe.draws} and sigma is "
             f"{recipe.sigma}: give 2 draws or more and a sigma above 0"
         )
-    for name, known in _CHOICES.items():
-        if getattr(recipe, name) not in known:
-            raise UsageError(f"{name} is {getattr(recipe, name)!r}: choose one of {', '.join(known)}")
 
 
 def _optimizer(recipe: NoiseTraining, net: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
