@@ -105,7 +105,7 @@ def test_every_step_is_that_of_the_paper(norm: Norm) -> None:
     y = torch.zeros(3, dtype=torch.int64)
     trace = Trace()
     eps = 0.3 if norm is Norm.LINF else 0.6
-    found = APGD(steps=40, loss="margin", random_start=False)(
+    found = APGD(steps=40, loss="margin", random_start=False, radii=(1.0,))(
         target, x, y, ThreatModel(norm, eps), seed=0, trace=trace
     )
     assert not bool(found.success.any())
@@ -128,7 +128,7 @@ def test_targets_are_the_most_likely_other_classes_each_in_turn() -> None:
     target = Target(_Waves().eval(), num_classes=4, input_shape=(6,))
     x = torch.full((2, 6), 0.5)
     trace = Trace()
-    found = APGD(steps=5, targets=9, loss="margin")(
+    found = APGD(steps=5, targets=9, loss="margin", radii=(1.0,))(
         target, x, torch.tensor([0, 0]), ThreatModel(Norm.LINF, 0.1), seed=0, trace=trace
     )
     assert found.backwards.tolist() == [15, 15]
@@ -146,7 +146,7 @@ def test_a_class_that_is_reached_on_the_way_to_another_counts() -> None:
             return torch.cat([1 - first, first - 0.4, 3 * first - 1 + rest], 1)
 
     target = Target(Crossing().eval(), num_classes=3, input_shape=(2,))
-    found = APGD(steps=10, targets=1, loss="margin", random_start=False)(
+    found = APGD(steps=10, targets=1, loss="margin", random_start=False, radii=(1.0,))(
         target, torch.tensor([[0.1, 0.5]]), torch.tensor([0]), ThreatModel(Norm.LINF, 0.45), seed=0
     )
     assert found.verdict.prediction.tolist() == [2]
@@ -172,3 +172,47 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         APGD(loss="dlr")(
             known.target, torch.ones(1, 2), torch.tensor([1]), ThreatModel(Norm.LINF, 0.1), seed=0
         )
+
+
+class _DeadZone(nn.Module):
+    """Falls where a strong one of 100 coordinates passes .95; where all are below ``dead``, the gradient is 0."""
+
+    def __init__(self, dead: float, weights: list[float]) -> None:
+        super().__init__()
+        self.dead = dead
+        self.weights = nn.Parameter(torch.tensor(weights).repeat(100 // len(weights)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beyond = (x.flatten(1) - self.dead).clamp_min(0) @ self.weights
+        need = self.weights.max() * (0.95 - self.dead)
+        return torch.stack([need - beyond, torch.zeros_like(beyond)], 1)
+
+
+@pytest.mark.parametrize(
+    ("norm", "dead", "weights"), [(Norm.L2, 0.5, [0.1] * 9 + [4.0]), (Norm.L1, 0.1, [1.0, 2.0, 3.0, 4.0])]
+)
+def test_larger_balls_lead_out_of_a_flat_region(norm: Norm, dead: float, weights: list[float]) -> None:
+    target = Target(_DeadZone(dead, weights).eval(), num_classes=2, input_shape=(100,), bounds=(-1.0, 1.0))
+    x, y, threat = torch.zeros(16, 100), torch.zeros(16, dtype=torch.int64), ThreatModel(norm, 0.98)
+    alone = APGD(steps=60, restarts=3, loss="margin", radii=(1.0,))(target, x, y, threat, seed=0)
+    found = APGD(steps=60, restarts=3, loss="margin")(target, x, y, threat, seed=0)
+    assert not bool(alone.success.any())
+    assert int(found.success.sum()) >= 6
+    assert bool((found.distance[found.success] <= 0.98).all())
+
+
+def test_what_falls_in_a_larger_ball_alone_has_not_fallen() -> None:
+    known = half_space([1.0, 2.0])
+    x = torch.tensor([[1.0, 1.0]])  # linf distance 1
+    for eps, falls in ((0.3, False), (0.99, False), (1.01, True)):
+        found = APGD(steps=20, restarts=2)(
+            known.target, x, torch.tensor([1]), ThreatModel(Norm.LINF, eps), seed=0
+        )
+        assert bool(found.success[0]) == falls
+        assert falls or int(found.backwards[0]) == 40, "no search ends early"
+
+
+def test_radii_that_do_not_fall_to_1_are_refused() -> None:
+    for wrong in ((), (2.0,), (1.0, 2.0), (2.0, 2.0, 1.0), (float("inf"), 1.0), (float("nan"), 1.0)):
+        with pytest.raises(UsageError, match="radii is"):
+            APGD(radii=wrong)

@@ -28,32 +28,36 @@ class Standard(GradientAttack):
 
     1. PGD on the margin: 10 steps from the clean input.
     2. APGD on the margin to each of the 3 most likely other classes: 20 steps.
-    3. APGD on the margin to each of the 5 most likely other classes: 50 steps.
-    4. Square with 2 000 queries in linf and l2, on inputs whose gradient was 0 at every step, which says that it is
+    3. APGD on the cross-entropy: 40 steps from each of 3 random points.
+    4. APGD on the margin: 40 steps from each of 3 random points.
+    5. APGD on the margin to each of the 3 most likely other classes: 40 steps.
+    6. Square with 2 000 queries in linf and l2, on inputs whose gradient was 0 at every step, which says that it is
        masked and not that the input is robust.
 
     The only setting is how gradients are had, since no number of steps helps where they are wrong: where a network
     hides its gradient, name the estimator that finds it again.
 
-    The plan was chosen on training images of Fashion-MNIST and CIFAR-10 (JPEG), with the bundled plain network and the
-    one trained under noise of .25, and with a ResNet-20 for CIFAR-10, at sizes that bring down between a fifth and nine
-    tenths of the images. There the second member found all that 450 steps more did, but for one input in l1; the third
-    one is the reserve for networks that are harder.
+    The plan was chosen on training images of Fashion-MNIST and CIFAR-10 (JPEG): the first two members with the bundled
+    plain network, the one trained under noise of .25 and a ResNet-20 for CIFAR-10, of which they bring down nearly all
+    that fall; the others with the adversarially trained network in l2 and l1, norms that it was not trained for, where
+    they find a fifth to two fifths of what the first two leave. There the larger balls of APGD matter most: without
+    them 43 of 100 images stand at l2 1.4, with them 13.
 
     Reference: restarts that drop what has fallen, and targets in the order of likelihood, are those of AutoAttack:
-    Croce and Hein 2020, arXiv:2003.01690, section 5.
+    Croce and Hein 2020, arXiv:2003.01690, section 5. That training against linf masks gradients in other norms: Tramer
+    and Boneh 2019, arXiv:1904.13000.
 
     Differs from the paper: most inputs of a network that is not robust fall within ten steps, so the cheap search comes
-    first; the objective is the margin, which targeted DLR scales; FAB is left out; Square runs only where gradients
-    are masked.
+    first; the objective to a class is the margin, which targeted DLR scales; FAB is left out; Square runs only where
+    gradients are masked.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
     sized: ClassVar[bool] = True
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     def plan(self) -> WorstOf:
-        """Write the first three members out.
+        """Write the members that search by gradients out.
 
         Returns:
             The same ensemble as a combination.
@@ -62,7 +66,9 @@ class Standard(GradientAttack):
         return worst_of(
             PGD(how, steps=10, loss="margin", random_start=False),
             APGD(how, steps=20, loss="margin", targets=3),
-            APGD(how, steps=50, loss="margin", targets=5),
+            APGD(how, steps=40, restarts=3),
+            APGD(how, steps=40, loss="margin", restarts=3),
+            APGD(how, steps=40, loss="margin", targets=3),
         )
 
     def _search(
