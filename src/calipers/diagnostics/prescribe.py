@@ -1,7 +1,8 @@
 """prescribe: from the findings to an adaptive attack, with no knowledge of the defense but what was measured.
 
-1. A module that shatters, explodes or vanishes the gradient gets a stand-in for its backward: the identity where it
-   keeps the shape, the slope over a finite width where it treats each pixel by itself, a learned surrogate.
+1. A module that shatters, explodes or vanishes the gradient gets a stand-in for its backward: itself with nothing
+   detached where it takes itself out of the graph, the identity where it keeps the shape, the slope over a finite width
+   where it treats each pixel by itself, a learned surrogate.
 2. Where a module draws at random, the gradient is averaged over as many draws as its measured variance asks for.
 3. Where nothing stands in for a module, so for those around it; then the gradient is had from scores.
 4. The loss is the margin, which no softmax and no temperature flattens.
@@ -107,13 +108,13 @@ def prescribe(
     ranked = [ran[place] for place in order] or _untried(trials)
     fell = frozenset[int]().union(*(each.fell for each in ranked))
     told_of, found = [each.trial for each in trials], False
-    rows = [row for row in range(len(case.x)) if row not in fell]
+    rows = [row for row in range(max((each.trial.tried for each in ran), default=0)) if row not in fell]
     if threat.norm in Square.norms and rows:
         blind = try_scores(case, rows, seconds=_BLIND * budget)
         told_of.append(blind)
         found = blind.fell > 0
-    first = trials[0] if trials and not trials[0].flat and trials[0].trial.tried else None
-    composed = _composed(case, ranked, first, len(x), budget, scores=found)
+    beside = next((each for each in trials[:1] if each.trial.tried or each.late), None)
+    composed = _composed(case, ranked, beside, len(x), budget, scores=found)
     return _prescription(composed, (), tuple(told_of), (*cut, *unfinished), start)
 
 
@@ -127,12 +128,13 @@ def _findings(
     told: Callable[[str], None],
 ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """Take the findings of the modules; where the diagnosis had no time for some of them, look again."""
-    if not any(each.check in _MODULES and each.verdict == "open" for each in diagnosis.findings):
+    open_before = any(each.check in _MODULES and each.verdict == "open" for each in diagnosis.findings)
+    if target.access < Access.GRADIENTS or not open_before:
         return diagnosis.red, ()
     told("which modules hide the gradient, once more")
     found = localize(target, x, threat, seed=seed, budget=_LOOKING * budget)
-    left = any(each.verdict == "open" for each in found)
-    cut = ("some modules were not looked at",) if left else ()
+    left = ", ".join(each.check for each in found if each.verdict == "open")
+    cut = (f"not every module could be measured ({left})",) if left else ()
     return tuple(each for each in (*diagnosis.red, *found) if each.verdict == "red"), cut
 
 
@@ -184,7 +186,7 @@ def _composed(
         pace=case.measured_pace(),
         stochastic=case.target.stochastic,
         inputs=inputs,
-        tried=len(case.x),
+        tried=max((each.trial.tried for each in ranked), default=0) or len(case.x),
         seconds=RUN * budget,
         plain=plain,
         scores=scores,

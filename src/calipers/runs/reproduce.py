@@ -296,7 +296,8 @@ def prescribed_row(
     Args:
         like: the measurement of the hand-written recipe, whose classifier, inputs, size and judge it shares.
         question: what is asked.
-        budget: seconds for the diagnosis, and as many again for the choice.
+        budget: seconds for the diagnosis, about, and as many again for the choice; the attack that is chosen may take
+            ten times as many on all inputs.
         tell: told in words what is being done.
 
     Returns:
@@ -327,7 +328,8 @@ def prescribed_row(
         tell=tell,
     )
     assert found.prescription is not None, "it was asked for"
-    told = found.to_dict() | {"what": _in_words(found.prescription.attack)}
+    words = _in_words(found.prescription.attack)
+    told = found.to_dict() | {"what": f"{words} (cut for want of time)" if found.prescription.cut else words}
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
     return _prescribed(like, told, note)
