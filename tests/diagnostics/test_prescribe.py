@@ -124,6 +124,22 @@ def test_stand_ins_are_offered_by_what_a_module_does() -> None:
     )
 
 
+def test_what_takes_itself_out_of_the_graph_is_offered_with_nothing_detached() -> None:
+    draws, x = Draws(0, Role.ESTIMATE, tuple(range(4))), hiders.images(4)[0]
+
+    def first(module: torch.nn.Module) -> str:
+        return substitutes_for(hiders.before(module).module, "pre", x, draws, eps=0.1)[0].what
+
+    class Rounded(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (7 * x.detach()).round() / 7
+
+    for smooth in (hiders.NoGrad(), hiders.Descent()):
+        assert first(smooth) == "itself with nothing detached"
+    for other in (hiders.Round(), Rounded(), hiders.Jpeg()):
+        assert first(other) == "the identity"
+
+
 def test_a_surrogate_is_offered_only_where_it_learned_something() -> None:
     draws = Draws(0, Role.ESTIMATE, tuple(range(20)))
 
