@@ -15,7 +15,7 @@ from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
 from calipers.attacks.standard import Standard
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
-from calipers.defenses.parts import load_part, save_part, small_network
+from calipers.defenses.parts import has_part, load_part, save_part, small_network
 from calipers.defenses.undefended import begun, plain_loss, portion, train_undefended, undefended_target
 from calipers.target import Target
 from calipers.training.parts import train_part
@@ -261,10 +261,10 @@ class Cascade(Defense):
     def train(self, images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
         """Train both networks of the cascade, and the plain one; see :meth:`Defense.train`."""
         train_undefended(images, labels, folder, share=share, tell=tell)
-        if (folder / f"{_PART}.safetensors").is_file():
+        if has_part(_PART, folder):
             return
         data, classes = portion(images[:_IMAGES], labels[:_IMAGES], share)
-        if not (folder / f"{_FIRST}.safetensors").is_file():
+        if not has_part(_FIRST, folder):
             self._stage(_FIRST, data, classes, folder, seed=0, share=share, tell=tell)
         before = load_part(small_network(), _FIRST, folder)
         tell(f"{_FIRST}: storing its iterated adversarial images")

@@ -21,6 +21,7 @@ from calipers.sources.weights import load_network
 __all__ = [
     "BUNDLED",
     "bundled_network",
+    "has_part",
     "load_part",
     "part_file",
     "save_part",
@@ -64,6 +65,19 @@ def bundled_network(name: str) -> Network:
     return load_network(reference, shipped_file(name, suffix=MODEL_SUFFIX, what="model"))
 
 
+def has_part(name: str, folder: Path) -> bool:
+    """Tell whether a part was trained already.
+
+    Args:
+        name: of the part.
+        folder: where its file would be.
+
+    Returns:
+        Whether it is there.
+    """
+    return _file(name, folder).is_file()
+
+
 def part_file(name: str, folder: Path | None) -> Path:
     """Find the file of a part.
 
@@ -77,7 +91,7 @@ def part_file(name: str, folder: Path | None) -> Path:
     Raises:
         MissingFile: if it is not there.
     """
-    path = (folder or BUNDLED) / f"{name}.safetensors"
+    path = _file(name, folder or BUNDLED)
     if not path.is_file():
         raise MissingFile(f"there is no file {path}: `calipers train iclr2018` writes it")
     return path
@@ -114,7 +128,7 @@ def save_part(net: nn.Module, name: str, folder: Path, *, about: dict[str, str])
     Raises:
         StoreNotWritable: if it cannot be written.
     """
-    path = folder / f"{name}.safetensors"
+    path = _file(name, folder)
     state = {key: value.detach().cpu().half().contiguous() for key, value in net.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,3 +149,7 @@ def training_images() -> tuple[Float[Tensor, "images 1 28 28"], Int[Tensor, " im
     with np.load(BUNDLED / "fashion-mnist-train.npz", allow_pickle=False) as archive:
         images = torch.from_numpy(archive["images"]).float() / 255
         return images[:, None], torch.from_numpy(archive["labels"]).long()
+
+
+def _file(name: str, folder: Path) -> Path:
+    return folder / f"{name}.safetensors"

@@ -30,8 +30,8 @@ from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
 from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Defense, Hides, Paper, Role, Row, Tell
-from calipers.defenses.parts import load_part, part_file, save_part
-from calipers.errors import MissingFile, UsageError
+from calipers.defenses.parts import has_part, load_part, save_part
+from calipers.errors import UsageError
 from calipers.gradients.eot import EOT
 from calipers.gradients.transformations import Member, Transformations
 from calipers.target import Target
@@ -360,11 +360,7 @@ class Randomization(Defense):
             share: of images and epochs.
             tell: told how far it is.
         """
-        try:
-            part_file(_PART, folder)
-        except MissingFile:
-            pass
-        else:
+        if has_part(_PART, folder):
             tell(f"{_PART}: there already")
             return
         count = max(64, round(share * len(images)))

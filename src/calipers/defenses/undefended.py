@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calipers.defenses.base import Tell
-from calipers.defenses.parts import load_part, save_part, small_network
+from calipers.defenses.parts import has_part, load_part, save_part, small_network
 from calipers.target import Target
 from calipers.training.parts import train_part
 
@@ -82,7 +82,7 @@ def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: flo
         share: of images and epochs.
         tell: told in words how far it is.
     """
-    if (folder / f"{UNDEFENDED}.safetensors").is_file():
+    if has_part(UNDEFENDED, folder):
         return
     epochs = max(round(share * _EPOCHS), 1)
     net = begun(small_network, 0)

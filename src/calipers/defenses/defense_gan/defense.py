@@ -38,7 +38,7 @@ from calipers.defenses.defense_gan.generator import LATENT
 from calipers.defenses.defense_gan.latent import GENERATOR, continued, decode, encode, load_generator
 from calipers.defenses.defense_gan.projection import Projection
 from calipers.defenses.defense_gan.training import train_generator
-from calipers.defenses.parts import load_part, small_network
+from calipers.defenses.parts import has_part, load_part, small_network
 from calipers.gradients.bpda import BPDA, identity
 from calipers.gradients.reparameterization import Reparameterization
 from calipers.target import Target
@@ -184,8 +184,8 @@ class DefenseGAN(Defense):
             share: 1 for what ships; less for a try.
             tell: told in words how far it is.
         """
-        if not (folder / f"{GENERATOR}.safetensors").is_file():
+        if not has_part(GENERATOR, folder):
             train_generator(images, labels, folder, share=share, tell=tell)
-        if not (folder / f"{CLASSIFIER}.safetensors").is_file():
+        if not has_part(CLASSIFIER, folder):
             projection = replace(self, restarts=1)._projection(folder)
             train_classifier(projection, images, labels, folder, share=share, tell=tell)

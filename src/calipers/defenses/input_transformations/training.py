@@ -13,7 +13,7 @@ from calipers.defenses.base import Tell
 from calipers.defenses.input_transformations.crop import RandomCrops
 from calipers.defenses.input_transformations.quilting import Quilting
 from calipers.defenses.input_transformations.total_variation import TotalVariation
-from calipers.defenses.parts import save_part, small_network
+from calipers.defenses.parts import has_part, save_part, small_network
 from calipers.defenses.undefended import begun, plain_loss, portion
 from calipers.training.parts import train_part
 
@@ -57,7 +57,7 @@ def train_retrained(
         share: of images and epochs.
         tell: told in words how far it is.
     """
-    if (folder / f"{RETRAINED}.safetensors").is_file():
+    if has_part(RETRAINED, folder):
         return
     transforms: Mapping[str, nn.Module] = {
         "crop": RandomCrops(count=1),

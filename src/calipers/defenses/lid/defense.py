@@ -24,8 +24,7 @@ from calipers.defenses.lid.dimension import (
     layer_outputs,
     minibatch_features,
 )
-from calipers.defenses.parts import bundled_network, load_part, part_file, save_part, training_images
-from calipers.errors import MissingFile
+from calipers.defenses.parts import bundled_network, has_part, load_part, save_part, training_images
 from calipers.sources.architectures import SmallConvNet
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel, Untargeted
@@ -207,12 +206,7 @@ class LocalIntrinsicDimension(Defense):
             share: of the images; at least one minibatch.
             tell: told how far it is.
         """
-        try:
-            part_file(_PART, folder)
-            part_file(_LEAKY_PART, folder)
-        except MissingFile:
-            pass
-        else:
+        if has_part(_PART, folder) and has_part(_LEAKY_PART, folder):
             tell(f"{_PART}: there already")
             return
         net, target = _backbone(), self._undefended("cpu")

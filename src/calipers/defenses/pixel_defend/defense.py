@@ -32,7 +32,7 @@ from calipers.attacks.pgd import PGD
 from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Defense, Hides, Paper, Role, Row, Tell
 from calipers.defenses.normalized import Normalized
-from calipers.defenses.parts import bundled_network, load_part
+from calipers.defenses.parts import bundled_network, has_part, load_part
 from calipers.defenses.pixel_defend.pixel_cnn import PixelCNN
 from calipers.defenses.pixel_defend.purifier import Purifier
 from calipers.defenses.pixel_defend.training import DENSITY, train_density
@@ -160,7 +160,7 @@ class PixelDefend(Defense):
             share: 1 for what ships; less for a try.
             tell: told in words how far it is.
         """
-        if not (folder / f"{DENSITY}.safetensors").is_file():
+        if not has_part(DENSITY, folder):
             train_density(images, labels, folder, share=share, tell=tell)
 
 

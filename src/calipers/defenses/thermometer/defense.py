@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from calipers.attacks.pgd import PGD
 from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
-from calipers.defenses.parts import load_part, save_part, small_network
+from calipers.defenses.parts import has_part, load_part, save_part, small_network
 from calipers.defenses.thermometer.encoding import (
     LEVELS,
     ThermometerEncoder,
@@ -251,7 +251,7 @@ class Thermometer(Defense):
         )
         for name, loss, recipe, whole in losses:
             epochs = max(round(share * whole), 1)
-            if (folder / f"{name}.safetensors").is_file():
+            if has_part(name, folder):
                 continue
             net = begun(encoded_network, 0)
             train_part(
