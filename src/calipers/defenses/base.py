@@ -147,7 +147,7 @@ class Defense(ABC):
 
         Args:
             images: training images (n, 1, 28, 28), uint8, Fashion-MNIST's 60 000 in their order.
-            labels: their classes, int64.
+            labels: their classes (n,), int64.
             folder: where the files go.
             share: 1 for what ships; less trains on that share of images and epochs, to try things out.
             tell: told in words how far it is.

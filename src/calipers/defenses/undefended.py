@@ -29,12 +29,12 @@ def plain_loss(net: nn.Module, images: Tensor, labels: Tensor, noise: torch.Gene
 
     Args:
         net: the network.
-        images: what it takes.
-        labels: their classes.
+        images: what it takes (rows, channels, height, width).
+        labels: their classes (rows,).
         noise: not drawn from.
 
     Returns:
-        The mean.
+        The mean over the rows, in nats, a scalar.
     """
     with torch.autocast(images.device.type, torch.bfloat16):
         scores = net(images)
@@ -45,12 +45,12 @@ def portion(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tenso
     """Take the first images of a training set, at least 256.
 
     Args:
-        images: all.
-        labels: their classes.
-        share: how much of them.
+        images: all (n, channels, height, width).
+        labels: their classes (n,).
+        share: how much of them, up to 1.
 
     Returns:
-        Images and classes.
+        Images and classes, of the same shapes but for n.
     """
     count = max(round(share * len(images)), 256)
     return images[:count], labels[:count]
@@ -76,8 +76,8 @@ def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: flo
     """Train the network, unless its file is there.
 
     Args:
-        images: training images, uint8.
-        labels: their classes.
+        images: training images (n, 1, 28, 28), uint8.
+        labels: their classes (n,), int64.
         folder: where the file goes.
         share: of images and epochs.
         tell: told in words how far it is.

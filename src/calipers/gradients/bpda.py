@@ -38,7 +38,7 @@ def identity(x: Tensor, *others: object) -> Tensor:
     """Stand in for a module that changes its input little: quantization, compression, purification.
 
     Args:
-        x: what the module gets first.
+        x: what the module gets first, of any shape.
         others: what else it gets, which is left out.
 
     Returns:

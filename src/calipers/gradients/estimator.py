@@ -165,8 +165,8 @@ def check_rows(x: Tensor, y: Tensor, goal: Goal, draws: Draws) -> None:
     """Check that there is a label, a wanted class and a stream of draws for each input.
 
     Args:
-        x: inputs.
-        y: labels.
+        x: inputs (batch, *input_shape).
+        y: labels (batch,).
         goal: what the adversary wants.
         draws: the source of randomness.
 

@@ -145,7 +145,7 @@ def arrays_to_dataset(
 
     Args:
         images: array (n, h, w), (n, c, h, w), (n, h, w, c) or (n, features), of 8-bit integers or numbers.
-        labels: n whole numbers, None where there are none.
+        labels: whole numbers (n,), None where there are none.
         name: the reference, for messages.
         value_range: the range of the values; by default 0-255 for 8-bit integers, 0-1 for anything else.
         layout: where the channels are; by default seen from the shape.

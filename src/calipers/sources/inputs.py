@@ -169,7 +169,7 @@ class Dataset:
         Args:
             name: the reference it is made from.
             pixels: its inputs.
-            labels: the class of each of them, NO_LABEL where it is not known.
+            labels: the class of each of them (n,), NO_LABEL where it is not known.
             class_names: the names of the classes in order.
             notes: what a user should see before a run.
 

@@ -24,8 +24,8 @@ def apart(found: Tensor, expected: Tensor, *, scale: Tensor | None = None) -> fl
 
     Args:
         found: scores or decisions (rows, columns).
-        expected: the same of the other answer.
-        scale: the scores whose spread is the unit; those expected if None.
+        expected: the same of the other answer (rows, columns).
+        scale: the scores whose spread is the unit (rows, columns); those expected if None.
 
     Returns:
         The largest difference over the largest spread, above what rounding explains; NaN where scores are.
@@ -48,7 +48,7 @@ def probe_inputs(input_shape: tuple[int, ...], bounds: tuple[float, float]) -> T
         bounds: the least and the largest value.
 
     Returns:
-        Six inputs, always the same.
+        Six inputs (6, *input_shape), float32, always the same.
     """
     low, high = bounds
     noise = torch.rand((6, *input_shape), generator=torch.Generator().manual_seed(0))
@@ -64,7 +64,7 @@ def probe(
 
     Args:
         answer: inputs to scores in float32, or to decisions as one column.
-        x: six inputs.
+        x: six inputs (6, *input_shape).
         name: what messages call the classifier.
         columns: how many scores there should be; None for decisions.
         stochastic: whether it is said to draw randomness of its own.

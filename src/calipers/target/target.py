@@ -339,7 +339,7 @@ class Target:
 
         Args:
             x: inputs of shape (batch, *input_shape).
-            labels: their classes, -1 where unknown.
+            labels: their classes (batch,), -1 where unknown.
             indices: the index of each input in its data set, for the message.
 
         Raises:

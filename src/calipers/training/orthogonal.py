@@ -111,11 +111,11 @@ class BlockOrthogonal(nn.Module):
         """Choose the free matrix with which a training starts.
 
         Args:
-            weight: the kernel that a layer was made with, whose entries are independent; what it computes is
-                not kept.
+            weight: the kernel that a layer was made with (outputs, inputs, height, width), whose entries are
+                independent; what it computes is not kept.
 
         Returns:
-            Its first row of the kernel, as a matrix.
+            Its first row of the kernel, as a matrix (outputs, inputs * width).
         """
         return weight[:, :, 0, :].flatten(1).contiguous()
 

@@ -81,7 +81,7 @@ def prove_dense(
     """Prove a norm from its dense Gram matrix.
 
     Args:
-        gram: a symmetric positive semidefinite matrix.
+        gram: a symmetric positive semidefinite matrix (n, n).
         estimate: an estimate of its largest eigenvalue.
         formed: bound on the norm of the error with which the matrix was formed.
         first: share by which the estimate is raised at first; smaller where the estimate is better.

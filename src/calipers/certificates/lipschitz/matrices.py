@@ -48,7 +48,7 @@ def power_of_two(array: NDArray[np.float64]) -> float:
     """Find a power of two near the largest magnitude: dividing by it is exact and keeps squares in range.
 
     Args:
-        array: weights.
+        array: weights, of any shape.
 
     Returns:
         The power, between half the largest magnitude and twice it; 1 where all are 0.

@@ -169,7 +169,7 @@ class Trace:
             x: inputs (batch, *input_shape), float64.
 
         Returns:
-            The outputs.
+            The outputs (batch, *outputs), float64.
         """
         *_, last = self.steps(x, keep_output=True)
         result: Tensor = last.result

@@ -89,10 +89,10 @@ class Noise(ABC):
         """Check inputs and bring them into the form to which draws are added.
 
         Args:
-            x: inputs in input units.
+            x: inputs of any shape, in input units.
 
         Returns:
-            The values that :meth:`add` takes.
+            The values that :meth:`add` takes, of the same shape.
         """
         return x
 
@@ -101,8 +101,8 @@ class Noise(ABC):
 
         Args:
             prepared: what :meth:`prepare` gave, broadcast against ``noise``.
-            noise: what :meth:`fill` drew.
-            out: where the noisy inputs go, in input units; may be ``noise`` itself.
+            noise: what :meth:`fill` drew (draws, *input_shape).
+            out: where the noisy inputs go, of the same shape, in input units; may be ``noise`` itself.
         """
         import torch
 
@@ -316,10 +316,10 @@ class RoundedGaussian(Noise):
         """Bring inputs on the 1/255 grid to integers.
 
         Args:
-            x: inputs in [0, 1].
+            x: inputs of any shape, in [0, 1].
 
         Returns:
-            The integers 255 x, as float32.
+            The integers 255 x, as float32, of the same shape.
 
         Raises:
             InvalidInput: if an input is not on the grid.

@@ -32,7 +32,7 @@ def rows_apart(forward: Callable[[Tensor], Tensor], x: Tensor) -> RowsApart:
 
     Args:
         forward: from inputs to scores, or to outcomes.
-        x: the batch.
+        x: the batch (rows, *input_shape).
 
     Returns:
         What became of the rows that stayed.

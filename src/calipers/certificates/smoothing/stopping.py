@@ -130,11 +130,11 @@ def check_votes(
 
     Args:
         counts: votes for each class, and the failed draws last, images x (K + 1).
-        selected: class chosen by the selection sample, one an image; -1 where it chose none.
+        selected: class chosen by the selection sample (images,); -1 where it chose none.
 
     Returns:
         Votes for the selected class (0 where there is none), the most votes any other class can have had,
-        and the samples drawn: one an image, float64.
+        and the samples drawn: each (images,), float64.
 
     Raises:
         UsageError: if the shapes do not fit, counts are negative or no whole numbers, or a class is out of
@@ -176,16 +176,16 @@ def vote_bounds(
     is.
 
     Args:
-        for_a: votes for the selected class.
-        for_b: most votes of any other class.
-        samples: samples drawn.
+        for_a: votes for the selected class (images,).
+        for_b: most votes of any other class (images,).
+        samples: samples drawn (images,).
         alpha: probability that one of the two bounds fails.
         bound: ``"two-sided"`` or ``"one-sided"``.
         validity: ``"fixed"`` for a number of samples fixed before the run (Clopper and Pearson),
             ``"anytime"`` for a run that may have been stopped for any reason.
 
     Returns:
-        ``p_lower`` and ``p_upper``, rounded outward.
+        ``p_lower`` and ``p_upper``, each (images,), rounded outward.
 
     Raises:
         UsageError: if ``alpha``, ``bound`` or ``validity`` is not one that there is.
@@ -263,14 +263,14 @@ def decide(
     Args:
         counts: votes so far for each class, and the failed draws last, images x (K + 1).
         stopping: the stopping rule.
-        selected: class chosen by the selection sample, one an image; -1 for none.
+        selected: class chosen by the selection sample (images,); -1 for none.
         budget: the largest number of samples of one image.
         radius: the theorem, from arrays of p_lower and p_upper to radii.
         alpha: probability that a certificate fails.
         bound: ``"two-sided"`` or ``"one-sided"``.
 
     Returns:
-        Whether to stop, one an image.
+        Whether to stop (images,).
     """
     for_a, for_b, samples = check_votes(counts, selected)
     spent = samples >= budget

@@ -36,7 +36,9 @@ class BitDepth(nn.Module):
             raise UsageError(f"bits is {bits}: a pixel keeps 1 to {_BITS} of its bits")
         self.bits = bits
 
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Reduce.
 
         Args:

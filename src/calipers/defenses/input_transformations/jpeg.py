@@ -37,7 +37,9 @@ class Jpeg(nn.Module):
             raise UsageError(f"quality is {quality}: JPEG has 1 to {_BEST}")
         self.quality = quality
 
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Compress and decompress.
 
         Args:

@@ -53,7 +53,7 @@ class Quilting(nn.Module):
         self.register_buffer("patches", patches.flatten(1).contiguous())
         self._known = Remembered(among)
 
-    def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
         """Quilt.
 
         Args:

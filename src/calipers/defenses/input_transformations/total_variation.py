@@ -44,7 +44,9 @@ class TotalVariation(nn.Module):
             )
         self.keep, self.weight, self.rounds = keep, weight, rounds
 
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Rebuild.
 
         Args:

@@ -36,7 +36,7 @@ def transformed(transform: nn.Module, images: Tensor, *, seed: int) -> Tensor:
         seed: of the draws.
 
     Returns:
-        The transformed images, uint8.
+        The transformed images (n, 1, height, width), uint8.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
@@ -50,8 +50,8 @@ def train_retrained(
     """Train one network on crops, on images of least total variation and on quilts, unless its file is there.
 
     Args:
-        images: training images, uint8.
-        labels: their classes.
+        images: training images (n, 1, 28, 28), uint8.
+        labels: their classes (n,), int64.
         folder: where the file goes.
         patches: makes what is quilted with.
         share: of images and epochs.

@@ -71,12 +71,12 @@ def mean_nats(net: nn.Module, x: Tensor, labels: Tensor, noise: torch.Generator)
 
     Args:
         net: a :class:`~calipers.defenses.pixel_defend.pixel_cnn.PixelCNN`.
-        x: images in [0, 1].
+        x: images (rows, 1, 28, 28), in [0, 1].
         labels: not looked at.
         noise: not drawn from.
 
     Returns:
-        The mean negative log likelihood, in nats a pixel.
+        The mean negative log likelihood, in nats a pixel, a scalar.
     """
     assert isinstance(net, PixelCNN), "train_density gives no other network"
     with torch.autocast(x.device.type, torch.bfloat16):

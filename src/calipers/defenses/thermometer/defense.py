@@ -56,12 +56,12 @@ def adversarial_loss(net: nn.Module, images: Tensor, labels: Tensor, noise: torc
 
     Args:
         net: the encoder and the network.
-        images: a batch.
-        labels: their classes.
+        images: a batch (rows, 1, 28, 28), in [0, 1].
+        labels: their classes (rows,).
         noise: where LS-PGA begins.
 
     Returns:
-        The mean.
+        The mean over the rows, in nats, a scalar.
     """
     net.requires_grad_(False)
     with torch.autocast(images.device.type, torch.bfloat16):
