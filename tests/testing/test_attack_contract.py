@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 import pytest
 import torch
+from failed_tests import failed_tests
 from torch import Tensor
 
 from calipers.attacks.base import Attack
@@ -91,19 +92,8 @@ class _Contract(AttackContract):
         return self._attack
 
 
-def _failures(attack: Attack) -> set[str]:
-    contract, failed = _Contract(attack), set()
-    for name in dir(contract):
-        if name.startswith("test_"):
-            try:
-                getattr(contract, name)()
-            except (AssertionError, RuntimeError):
-                failed.add(name.removeprefix("test_"))
-    return failed
-
-
 def test_an_honest_step_fails_nothing() -> None:
-    assert _failures(_Step()) == set()
+    assert failed_tests(_Contract(_Step()), by=(AssertionError, RuntimeError)) == set()
 
 
 @pytest.mark.parametrize(

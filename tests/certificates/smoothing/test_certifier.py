@@ -19,7 +19,7 @@ from calipers.certificates.smoothing.stopping import DecideRadii
 from calipers.errors import InvalidInput, Unsound, UsageError
 from calipers.randomness import Role, Stream
 from calipers.target import Target
-from calipers.testing.contracts import CertifierContract
+from calipers.testing.certifier_contract import CertifierContract
 from calipers.testing.known_answers import concentric_balls, half_space, noisy_half_space, staircase
 from calipers.threat.threat_model import ABSTAIN, Norm, ThreatModel
 

@@ -13,7 +13,7 @@ from calipers.certificates.smoothing import noise as noises
 from calipers.certificates.smoothing.noise import Gaussian, Laplace, Noise, RoundedGaussian, Uniform
 from calipers.errors import InvalidInput, Unsound, UsageError
 from calipers.randomness import Role, Stream
-from calipers.testing.contracts import NoiseContract
+from calipers.testing.noise_contract import NoiseContract
 from calipers.threat.threat_model import Norm
 
 
