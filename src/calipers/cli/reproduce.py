@@ -79,7 +79,7 @@ def reproduce(
         typer.Option(
             "--budget",
             metavar="SECONDS",
-            help="For the diagnosis of each mechanism, and as many again for the choice of an attack.",
+            help="About, for the diagnosis of each mechanism, and as many again for the choice of an attack.",
             rich_help_panel="How it is run",
         ),
     ] = BUDGET,

@@ -34,6 +34,7 @@ _SHARE_OF_PROBES = 0.3
 _PATIENCE = 2.0
 _QUERIES, _LEAST_QUERIES = 500, 50
 _ANSWERS = 12
+_QUICK = 0.1
 _BREAKS = (CalipersError, RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 """What a module may raise under a view that it was not written for, such as float64."""
 
@@ -88,9 +89,9 @@ def try_candidate(case: Case, candidate: Candidate, *, seconds: float) -> Tried:
         trial = _refused(candidate.what, "left out, a gradient takes too long", began)
         return Tried(candidate, trial, draws=max(candidate.draws, candidate.least), late=True)
     try:
-        scale, flat = (1.0, False) if candidate.sigma else _measured(case, candidate)
+        scale, flat = (1.0, 0) if candidate.sigma else _measured(case, candidate)
         if flat:
-            trial = _refused(candidate.what, f"its gradient is 0 on {len(case.x)} inputs", began)
+            trial = _refused(candidate.what, f"its gradient is 0 on {flat} inputs", began)
             return Tried(candidate, trial, flat=True, scale=scale)
         wanted, reason = candidate.draws, ""
         if wanted < 0:
@@ -168,23 +169,25 @@ def _gradient(case: Case, candidate: Candidate, x: Tensor, turn: int) -> Tensor:
     return found.gradient.flatten(1).double()
 
 
-def _measured(case: Case, candidate: Candidate) -> tuple[float, bool]:
-    """Time one gradient near each input, in forward passes; and say whether it is 0 everywhere."""
-    draws = case.draws(range(len(case.x))).fold(_PROBES)
+def _measured(case: Case, candidate: Candidate) -> tuple[float, int]:
+    """Time one gradient near some inputs, in forward passes; and say on how many it is 0, if it is so on all."""
+    pace = case.measured_pace()
+    count = len(case.x) if pace.seconds(len(case.x)) < _QUICK else min(_INPUTS, len(case.x))
+    draws = case.draws(range(count)).fold(_PROBES)
     noise = torch.stack(
-        [torch.randn(case.x.shape[1:], generator=draws[row].generator(0)) for row in range(len(case.x))]
+        [torch.randn(case.x.shape[1:], generator=draws[row].generator(0)) for row in range(count)]
     )
     low, high = case.target.bounds
-    near = (case.x + 0.5 * case.coordinate * noise.to(case.x)).clamp(low, high)
+    near = (case.x[:count] + 0.5 * case.coordinate * noise.to(case.x)).clamp(low, high)
     taken = []
     for turn in range(2):
         began = perf_counter()
         gradient = _gradient(case, candidate, near, turn)
         taken.append(perf_counter() - began)
-        if taken[0] > 0.1:
+        if taken[0] > _QUICK:
             break
     flat = not bool((torch.nan_to_num(gradient, nan=0.0) != 0).any())
-    return min(taken) / case.measured_pace().seconds(len(near)), flat
+    return min(taken) / pace.seconds(count), count if flat else 0
 
 
 def _draws_needed(case: Case, candidate: Candidate, passes: float) -> tuple[int, str]:
