@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +39,7 @@ NEED_ARGUMENTS = {
     "BPDA": "BPDA(substitutes=(('encoder', 'identity'),))",
     "AdditiveNoise": "AdditiveNoise(kind='gaussian', scale=0.25)",
     "Drawn": "Drawn(function='identity')",
+    "Finite": "Finite(transforms=('identity', 'identity'), weights=(0.25, 0.75))",
     "Reparameterization": "Reparameterization(decode='identity', encode='identity')",
     "Ray": "Ray(attack=DDN())",
     "WorstOf": "WorstOf(attacks=(FGSM(), PGD(steps=3)))",
@@ -50,6 +54,22 @@ def test_everything_in_the_catalog_comes_back_from_its_repr(name: str) -> None:
     made = descriptions.build(NEED_ARGUMENTS.get(name, f"{name}()"))
     assert type(made).__name__ == name
     assert descriptions.build(repr(made)) == made
+
+
+@pytest.mark.parametrize("name", catalog.METHODS)
+def test_no_field_of_any_method_imports_a_user_s_module_unless_it_may(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_a_stranger.py").write_text("def run(*given):\n    return given\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("of_a_stranger", None)
+    made = descriptions.build(NEED_ARGUMENTS.get(name, f"{name}()"))
+    place = "of_a_stranger:run"
+    for field in ast.parse(repr(made), mode="eval").body.keywords:  # type: ignore[attr-defined]
+        for value in (place, (place,), (("encoder", place),)):
+            with contextlib.suppress(Exception):
+                descriptions.build(descriptions.changed(repr(made), {field.arg: value}))
+            assert "of_a_stranger" not in sys.modules, f"{name}({field.arg}={value!r}) imported it"
 
 
 def test_a_user_s_function_in_a_stored_gradient_is_not_imported_unless_it_may_be() -> None:

@@ -23,6 +23,26 @@ def test_an_attack_is_made_by_its_name_with_arguments_and_a_gradient(word: str) 
         assert build_attack(repr(seen)) == seen
 
 
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        "autograd",
+        "double",
+        "bpda(encoder=identity)",
+        "eot(7)",
+        "eot(7, over=identity)",
+        "eot(7, over=gaussian(0.5), average=probabilities)",
+        "eot(7, over=finite(identity, identity))",
+        "eot(7, over=finite(identity=0.25, identity=0.75))",
+        "nes(10)",
+        "spsa(10)",
+    ],
+)
+def test_every_gradient_that_can_be_written_can_be_stored(gradient: str) -> None:
+    attack = name_attack("pgd", gradient=gradient, sized=True)
+    assert build_attack(repr(attack)) == attack
+
+
 def test_a_smoothed_classifier_is_searched_through_its_base_and_along_the_ray() -> None:
     found = repr(name_attack("ddn(steps=5)", noise=Laplace(0.5), sized=False))
     assert found.startswith("Ray(attack=DDN(gradient=EOT(samples=32")

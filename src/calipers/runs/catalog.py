@@ -44,6 +44,7 @@ METHODS = {
     "SPSA": "calipers.gradients.finite_differences",
     "AdditiveNoise": "calipers.gradients.transformations",
     "Drawn": "calipers.gradients.transformations",
+    "Finite": "calipers.gradients.transformations",
     "ResizeAndPad": "calipers.defenses.randomization",
     "Reparameterization": "calipers.gradients.reparameterization",
     "TanhBox": "calipers.gradients.reparameterization",
@@ -103,8 +104,8 @@ DEFENSES = {
 NOISES = {"gaussian": "Gaussian", "laplace": "Laplace", "uniform": "Uniform"}
 """The noises by the names that users write."""
 
-FUNCTIONS_NAMED = ("BPDA", "Drawn", "EOT")
-"""The methods whose arguments may name a function of the user's."""
+FUNCTIONS_NAMED = ("BPDA", "Drawn", "EOT", "Finite", "Reparameterization")
+"""The methods whose arguments may name a function of the user's, which is imported only if it may be."""
 
 
 def named_defense(name: str, *, weights: Path | None = None) -> Defense:
