@@ -155,7 +155,7 @@ def test_what_was_fixed_beforehand_is_said(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_what_was_fixed_beforehand_is_said_of_any_images(name: str, sample: tuple[int, int, int]) -> None:
     seed, skip, count = sample
-    found = localize(_target(name), _images(skip, count), ALL[name].threat, seed=seed, budget=20.0)
+    found = localize(_target(name), _images(skip, count), ALL[name].threat, seed=seed, budget=30.0)
     assert {(each.check, each.module) for each in found if each.verdict == "red"} == ALL[name].said()
     assert not [each for each in found if each.verdict == "open"]
 

@@ -197,14 +197,15 @@ def measure_modules(
     measured: list[Measured] = []
     left: list[str] = []
     paths = sorted((path for path in pass_one.calls if path), key=lambda path: _turn(pass_one, path))
-    costs = [pass_other.own[path] / pass_one.times[path] + _OVERHEAD for path in paths]
+    costs = [_cost(pass_other, path) / pass_one.times[path] for path in paths]
     for place, path in enumerate(paths):
         spare = budget - (time.perf_counter() - start)
         if spare <= 0:
             left.append(_shown(path))
             continue
         inside = [each for each in measured if each.within(path)]
-        share = spare * costs[place] / sum(costs[place:])
+        # cheap modules need none of their part, so that it may be an equal one
+        share = spare * max(costs[place] / sum(costs[place:]), 1 / len(costs[place:]))
         measured.append(
             _measure(path, pass_one, pass_other, draws.fold(3 + place), inside, seconds=share, seed=seed)
         )
@@ -217,6 +218,11 @@ def _turn(seen: Pass, path: str) -> tuple[int, int]:
     if next(module.children(), None) is not None:
         return 2, -path.count(".")
     return int(type(module).__module__.startswith("torch.nn")), 0
+
+
+def _cost(seen: Pass, path: str) -> float:
+    # a module around one that explains it is called a few times, to see if it draws
+    return seen.own[path] + seen.seconds[path] / 10 + _OVERHEAD
 
 
 def _measure(
