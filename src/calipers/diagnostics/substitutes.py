@@ -17,6 +17,7 @@ from calipers.gradients.named import NamedFunction
 from calipers.gradients.reattached import Reattached
 from calipers.gradients.surrogate import fit_surrogate
 from calipers.randomness import Draws
+from calipers.target.chance import drawn_from
 from calipers.target.fingerprint import fingerprint_module
 
 __all__ = ["Secant", "Substitute", "ancestors", "learned_for", "substitutes_for"]
@@ -101,6 +102,11 @@ def substitutes_for(
     call = _call(seen or capture(net, x, draws), path)
     if call is None:
         return ()
+    with drawn_from(draws, x.device):
+        return tuple(_quick(path, call, eps))
+
+
+def _quick(path: str, call: Call, eps: float) -> list[Substitute]:
     given = call.arguments[0]
     found: list[Substitute] = _reattached(path, call)
     single = len(call.arguments) == 1 and not call.named
@@ -111,7 +117,7 @@ def substitutes_for(
         named = _named(Secant(call.module, width), "secant")
         what = f"its slope over {2 * width:.2g}"
         found.append(Substitute(path, named, what, "each output depends on one pixel alone"))
-    return tuple(found)
+    return found
 
 
 def learned_for(
@@ -203,7 +209,7 @@ def _surrogate(
     net: nn.Module, path: str, call: Call, x: Tensor, draws: Draws, eps: float, seconds: float
 ) -> Substitute | None:
     began = perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), drawn_from(draws, x.device):
         call.module(call.arguments[0])
     each = (perf_counter() - began) / len(call.arguments[0])
     copies = min(_MOST, int(0.3 * seconds / max(each, 1e-9))) // len(x)
