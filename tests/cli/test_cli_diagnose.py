@@ -36,3 +36,14 @@ def test_what_means_nothing_is_refused_in_one_line(calipers: Call) -> None:
     assert "budget is 0" in calipers("diagnose", PLAIN, DATA, *SIZED, "--budget", "0").complaint
     assert "give eps" in calipers("diagnose", PLAIN, DATA, *SIZED, "--attack", "ddn").complaint
     assert "norm 'l7'" in calipers("diagnose", PLAIN, DATA, "--norm", "l7", "--eps", "1").complaint
+
+
+def test_each_check_that_is_red_is_explained_once_and_names_its_page(calipers: Call) -> None:
+    said = calipers(
+        *("diagnose", "iclr2018:stochastic-activation-pruning", DATA, "--norm", "linf", "--eps", "0.05"),
+        *("--sample", "4", "--budget", "2"),
+    ).out
+    red = {line.split()[1] for line in said.splitlines() if line.startswith("red ")}
+    assert "randomized" in red
+    pages = [line for line in said.splitlines() if line.startswith("  -> ")]
+    assert sorted(pages) == sorted(f"  -> docs/diagnosis/{check}.md" for check in red)

@@ -59,6 +59,7 @@ def diagnose(
     seed: options.Seed = 0,
     limit: options.Limit = 50,
     skip: options.Skip = 0,
+    sample: options.Sample = None,
     device: options.Device = "auto",
     trust_code: options.TrustCode = False,
     as_json: options.AsJson = False,
@@ -83,6 +84,7 @@ def diagnose(
             gradient=gradient,
             limit=limit,
             skip=skip,
+            sample=sample,
             seed=seed,
             budget=budget,
             prescribe=prescribe,
@@ -114,11 +116,14 @@ def _table(found: ModelDiagnosis) -> str:
 
 
 def _remedies(found: ModelDiagnosis) -> str:
-    lines: list[str] = []
+    places: dict[tuple[str, str], list[str]] = {}
     for each in found.diagnosis.red:
-        place = f" {each.module}" if each.module else ""
-        lines.append(f"{each.check}{place}: {each.explanation} {each.remedy}")
-    return "\n".join(dict.fromkeys(lines)) + "\n" if lines else ""
+        words = f"{each.explanation} {each.remedy}\n  -> docs/{each.page}.md"
+        places.setdefault((each.check, words), []).extend([each.module] if each.module else [])
+    lines = [
+        f"{' '.join([check, ', '.join(where)]).rstrip()}: {words}" for (check, words), where in places.items()
+    ]
+    return "\n".join(lines) + "\n" if lines else ""
 
 
 def _whole(found: ModelDiagnosis) -> str:
