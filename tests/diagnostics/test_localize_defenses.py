@@ -160,6 +160,24 @@ def test_what_was_fixed_beforehand_is_said_of_any_images(name: str, sample: tupl
     assert not [each for each in found if each.verdict == "open"]
 
 
+def test_the_gradient_of_a_pruned_network_is_smaller_than_without_pruning() -> None:
+    defense, x = named_defense("stochastic-activation-pruning"), _images(0, 16)
+    bare = _slopes(defense.target("undefended"), x)
+    drawn = [_slopes(defense.target(), x, seed=seed) for seed in range(10)]
+    assert float((torch.stack(drawn) / bare).median()) < 0.3
+    assert float((torch.stack(drawn) / bare).max()) < 1
+
+
+def _slopes(target: Target, x: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+    """Measure the length of each image's gradient of the best score against the second, in one draw."""
+    x = x.clone().requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        best = target.module(x).topk(2).values
+    (found,) = torch.autograd.grad((best[:, 0] - best[:, 1]).sum(), x)
+    return found.flatten(1).norm(dim=1)
+
+
 def test_a_purifier_is_told_in_little_time_too() -> None:
     found = localize(_target("pixel-defend"), _images(0, 2), LINF, budget=5.0)
     said = {(each.check, each.module) for each in found if each.verdict == "red"}
