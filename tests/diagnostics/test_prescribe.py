@@ -72,15 +72,7 @@ assert build_attack(repr(attack)) == attack
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        pytest.param("Jpeg", marks=pytest.mark.slow),
-        pytest.param("NoGrad", marks=pytest.mark.slow),
-        "Descent",
-        "SharpSoftmax",
-    ],
-)
+@pytest.mark.parametrize("made", ["Jpeg", "NoGrad", "Descent", "SharpSoftmax"])
 def test_modules_of_other_kinds_fall_too(made: str) -> None:
     x, y = hiders.images(16)
     place = hiders.behind if made == "SharpSoftmax" else hiders.before
