@@ -45,6 +45,16 @@ def test_an_attack_within_a_size_tells_robust_accuracy_and_its_records_add_up(
     assert "robust accuracy" in again.out
 
 
+def test_the_least_size_is_also_looked_for_where_scores_are_flat_around_the_input(
+    calipers: Call, here: Path
+) -> None:
+    """Training against linf leaves flat regions in l2, which a search along the boundary does not come out of."""
+    asked = ("attack", "bundled:fashion-cnn28-adversarial", DATA, "--norm", "l2", "--limit", "12", "--json")
+    usual, alone = (calipers(*asked, *more).json["attack"] for more in ((), ("--attack", "ddn")))
+    assert usual["found"] == alone["found"] == 12
+    assert usual["median_distance"] < 0.9 * alone["median_distance"]
+
+
 def test_saved_inputs_are_verified_as_they_are(calipers: Call, here: Path) -> None:
     assert calipers("attack", PLAIN, DATA, *PGD, "--save", "adv.safetensors").code == 0
     verify = ("verify", "adv.safetensors", PLAIN, DATA, "--norm", "linf")

@@ -49,6 +49,17 @@ def test_a_smoothed_classifier_is_searched_through_its_base_and_along_the_ray() 
     assert "average='probabilities', over=AdditiveNoise(kind='laplace', scale=0.5)" in found
 
 
+def test_a_combination_hands_the_gradient_to_the_members_that_follow_one() -> None:
+    text = "WorstOf((HopSkipJump(), DDN(steps=9), MinimizeEps(PGD(steps=7))))"
+    found = repr(name_attack(text, gradient="eot(7)", sized=False))
+    assert found.count("EOT(samples=7") == 2
+    assert "DDN(gradient=EOT" in found
+    assert "PGD(gradient=EOT" in found
+    assert build_attack(found) == name_attack(text, gradient="eot(7)", sized=False)
+    with pytest.raises(UsageError, match="WorstOf follows no gradient"):
+        name_attack("WorstOf((HopSkipJump(), Boundary()))", gradient="nes(10)", sized=False)
+
+
 def test_an_attack_without_a_gradient_is_not_told_about_one() -> None:
     with pytest.raises(UsageError, match="follows no gradient"):
         name_attack("boundary", gradient="nes(10)", sized=False)

@@ -179,6 +179,10 @@ def _usual(norm: str, *, sized: bool, smoothed: bool) -> str:
     # The attack where the user names none. Mean scores under noise saturate, and their margin does not.
     if sized:
         return "pgd(loss='margin', steps=20)" if smoothed else "standard"
-    if norm == "l2":
-        return "ddn(steps=20, loss='margin')" if smoothed else "ddn"
-    return "fmn(steps=20)" if smoothed else "fmn"
+    if smoothed:
+        return "ddn(steps=20, loss='margin')" if norm == "l2" else "fmn(steps=20)"
+    if norm == "l0":
+        return "fmn"
+    # a search along the boundary is quick, one by sizes comes out of flat regions
+    first = "DDN()" if norm == "l2" else "FMN()"
+    return f"WorstOf(({first}, MinimizeEps(APGD(steps=20), tolerance=0.02)))"

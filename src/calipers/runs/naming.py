@@ -13,6 +13,7 @@ from calipers.threat.units import parse_size
 if TYPE_CHECKING:
     from calipers.attacks.base import Attack
     from calipers.certificates.smoothing.noise import Noise
+    from calipers.gradients.estimator import GradientEstimator
 
 __all__ = ["name_attack", "name_noise", "read_norm", "read_radii", "read_size"]
 
@@ -45,8 +46,6 @@ def name_attack(
     Raises:
         UsageError: if the name or an argument is unknown, or the attack has no gradient to be told about.
     """
-    from dataclasses import fields, replace
-
     from calipers.attacks.ray import Ray
     from calipers.gradients.text import parse_gradient
 
@@ -59,12 +58,32 @@ def name_attack(
         word = {"Laplace": "laplace", "Uniform": "uniform"}.get(type(noise).__name__, "gaussian")
         gradient = f"eot({_NOISE_DRAWS}, over={word}({noise.scale!r}), average=probabilities)"
     if gradient is not None:
-        if "gradient" not in {each.name for each in fields(attack)}:
+        told = _under(attack, parse_gradient(gradient, trust_code=trust_code))
+        if told is None:
             raise UsageError(f"{known} follows no gradient: leave --gradient out, or choose another attack")
-        attack = replace(attack, gradient=parse_gradient(gradient, trust_code=trust_code))  # type: ignore[call-arg]
+        attack = told
     if noise is not None and not sized and not isinstance(attack, Ray):
         attack = Ray(attack)
     return attack
+
+
+def _under(attack: Attack, view: GradientEstimator) -> Attack | None:
+    """Give an attack a view of gradients, or the members of a combination that follow any; None if none does."""
+    from dataclasses import fields, replace
+
+    from calipers.attacks.combine import MinimizeEps, WorstOf
+    from calipers.attacks.ray import Ray
+
+    if isinstance(attack, WorstOf):
+        told = [_under(one, view) for one in attack.attacks]
+        members = tuple(old if new is None else new for old, new in zip(attack.attacks, told, strict=True))
+        return WorstOf(members) if any(told) else None
+    if isinstance(attack, MinimizeEps | Ray):
+        inner = _under(attack.attack, view)
+        return None if inner is None else replace(attack, attack=inner)
+    if "gradient" not in {each.name for each in fields(attack)}:
+        return None
+    return replace(attack, gradient=view)  # type: ignore[call-arg]
 
 
 def name_noise(word: str, scale: str, *, sound: bool = False) -> Noise:
