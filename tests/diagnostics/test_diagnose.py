@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from calipers.attacks.ddn import DDN
 from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
+from calipers.attacks.square import Square
 from calipers.attacks.view import Trace
 from calipers.diagnostics import behaviours, flags, indicators
 from calipers.diagnostics.binarization import binarization, last_layer
@@ -84,6 +85,15 @@ def test_a_search_without_time_is_not_called_green() -> None:
     found, _ = behaviours.black_box_beats_white_box(case, seconds=0.0)
     assert "with 10 queries" in found.measured
     assert found.verdict in ("open", "red")
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_square_with_few_queries_that_finds_nothing_leaves_its_flag_open(weak: bool) -> None:
+    case = _case(OBFUSCATED["quantizer"]().target)
+    ran = case.within(Square(queries=1), 5.0, rows=case.standing())
+    none = replace(ran, success=torch.zeros_like(ran.success))
+    assert len(none.rows) > 1
+    assert flags.square_better(case, none, weak=weak).verdict == ("open" if weak else "green")
 
 
 def test_every_check_has_a_finding_a_text_and_a_page() -> None:

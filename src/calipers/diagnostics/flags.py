@@ -94,19 +94,20 @@ def zero_gradient(case: Case) -> Finding:
     return case.finding(name, share, 0.0, share > 0, words, seconds=perf_counter() - began)
 
 
-def square_better(case: Case, ran: Ran | None) -> Finding:
+def square_better(case: Case, ran: Ran | None, *, weak: bool = False) -> Finding:
     """Compare the accuracy that Square leaves with that of the attack.
 
     Args:
         case: the case.
         ran: what Square found among the inputs that stand; None where it did not run.
+        weak: whether it had too little time to say anything by finding nothing.
 
     Returns:
         The finding.
     """
     if ran is None:
         return case.finding("square-better", math.nan, 0.002, None, "Square did not run here")
-    return case.more("square-better", ran, what="Square", exact=True)
+    return case.more("square-better", ran, what="Square", exact=True, weak=weak)
 
 
 def optimization_at_inference(case: Case) -> Finding:
