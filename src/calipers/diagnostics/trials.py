@@ -87,7 +87,7 @@ def try_candidate(case: Case, candidate: Candidate, *, seconds: float) -> Tried:
     began, pace = perf_counter(), case.measured_pace()
     if 2 * pace.seconds(_LEAST_INPUTS * candidate.rows(candidate.least)) > seconds:
         trial = _refused(candidate.what, "left out, a gradient takes too long", began)
-        return Tried(candidate, trial, draws=max(candidate.draws, candidate.least), late=True)
+        return Tried(candidate, trial, draws=_DRAWS[0] if candidate.draws < 0 else candidate.draws, late=True)
     try:
         scale, flat = (1.0, 0) if candidate.sigma else _measured(case, candidate)
         if flat:
