@@ -11,8 +11,10 @@ import torch
 
 from calipers.certificates.smoothing.noise import Gaussian
 from calipers.certificates.smoothing.smoothed import smooth
+from calipers.defenses.stochastic_activation_pruning import prune
 from calipers.diagnostics.localize import localize
 from calipers.runs.catalog import DEFENSES, load_model, named_defense
+from calipers.sources.architectures import CifarResNet
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel
 
@@ -176,6 +178,17 @@ def _slopes(target: Target, x: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
         best = target.module(x).topk(2).values
     (found,) = torch.autograd.grad((best[:, 0] - best[:, 1]).sum(), x)
     return found.flatten(1).norm(dim=1)
+
+
+def test_choices_in_nineteen_layers_are_not_blamed_on_the_network_around_them() -> None:
+    whole = load_model("bundled:cifar10-resnet20-noise-0.25").module
+    net = next(each for each in whole.modules() if isinstance(each, CifarResNet))
+    target = Target(prune(net), num_classes=10, input_shape=(3, 32, 32), stochastic=True, probe=False)
+    x = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    found = localize(target, x, ThreatModel(Norm.LINF, 0.03), budget=60.0)
+    said = [(each.check, each.module.rpartition(".")[2]) for each in found if each.verdict == "red"]
+    assert len(said) == 19 and set(said) == {("stochastic", "prune1"), ("stochastic", "prune2")}
+    assert not [each for each in found if each.verdict == "open"]
 
 
 def test_a_purifier_is_told_in_little_time_too() -> None:

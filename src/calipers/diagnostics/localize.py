@@ -6,7 +6,7 @@ Every module is run by itself, between what it was given at two points of the ba
 - **shattered**: autograd refuses it or gives no derivative while its output changes; or the derivative disagrees with
   small finite differences; or its output jumps, which halving the way between the two inputs shows, however steep a
   continuous function is. The jumps of a random module may be those of its own choices, so they count there only where
-  its derivative is 0.
+  its derivative is 0; around several random modules the same holds of finite differences.
 - **exploding, vanishing**: the derivative predicts a change of the output that is larger, or smaller, by orders of
   magnitude than the change between the two inputs; or a change that the module makes smaller by orders of magnitude
   against what tells inputs apart.
@@ -132,9 +132,9 @@ def _statistic(kind: Kind, each: Measured) -> tuple[float, float, str]:
     if not each.present:
         why = f": {each.why}" if each.why else ""
         return 0.0, 1.0, f"derivatives that autograd gives{why}"
-    if each.mismatch <= MISMATCH[each.double] and each.jump > JUMP[each.double]:
+    if not each.wrong and each.jump > JUMP[each.double]:
         return each.jump, JUMP[each.double], "share of the output's change that is a jump"
-    if each.mismatch <= MISMATCH[each.double] and each.silent:
+    if not each.wrong and each.silent:
         return 0.0, VANISHES, "predicted change of the output over the change that happens"
     return each.mismatch, MISMATCH[each.double], "disagreement of autograd and finite differences"
 

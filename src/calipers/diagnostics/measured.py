@@ -72,6 +72,7 @@ class Measured:
         differs: the largest change of its output from one call to another with the same input, over the size of the
             output.
         random: whether it, or a module inside it, draws at random.
+        around: whether a module inside it does.
         present: whether autograd gave a derivative.
         mismatch: by which share derivative and finite differences disagree, the median over rows; NaN if not measured.
         jump: the share of the change of its output that is left when the way is halved to nothing, likewise; NaN too
@@ -90,6 +91,7 @@ class Measured:
     layer: str
     differs: float = 0.0
     random: bool = False
+    around: bool = False
     present: bool = True
     mismatch: float = math.nan
     jump: float = math.nan
@@ -118,9 +120,18 @@ class Measured:
         return self.present and self.ratio == 0
 
     @property
+    def wrong(self) -> bool:
+        """Whether its derivative disagrees with the differences of its outputs, for a reason that is its own.
+
+        Random modules inside one choose otherwise at the smallest step, more often the more there are of them: then the
+        differences are those of the choices, and say nothing unless the derivative is 0.
+        """
+        return self.mismatch > MISMATCH[self.double] and (self.silent or not self.around)
+
+    @property
     def asks_for_jumps(self) -> bool:
         """Whether all else that was measured leaves open if the output jumps."""
-        settled = self.ratio > EXPLODES or self.mismatch > MISMATCH[self.double]
+        settled = self.ratio > EXPLODES or self.wrong
         return self.matters and self.present and not settled and (self.silent or not self.random)
 
     @property
@@ -154,11 +165,11 @@ class Measured:
             )
             if self.ratio > EXPLODES:  # too steep for finite differences to say more
                 found.append("exploding")
-            elif self.mismatch > MISMATCH[self.double] or jumps:
+            elif self.wrong or jumps:
                 found.append("shattered")
                 if (self.deep and self.silent) or 0 < self.ratio < VANISHES:
                     found.append("vanishing")
-            elif self.ratio < VANISHES or self.gain < VANISHES:
+            elif (self.ratio < VANISHES and (self.silent or not self.around)) or self.gain < VANISHES:
                 found.append("vanishing")
         if self.differs > RANDOM:
             found.append("stochastic")
@@ -244,7 +255,7 @@ def _measure(
     )
     known = {kind for each in inside for kind in each.hides()}
     explained = bool(known & {"shattered", "exploding", "vanishing"})
-    base = replace(base, random="stochastic" in known)
+    base = replace(base, random="stochastic" in known, around="stochastic" in known)
     if explained and base.random:
         return replace(base, matters=False)
     began = time.perf_counter()
