@@ -212,6 +212,28 @@ def test_what_falls_in_a_larger_ball_alone_has_not_fallen() -> None:
         assert falls or int(found.backwards[0]) == 40, "no search ends early"
 
 
+class _Plateau(nn.Module):
+    """Falls where four coordinates pass .65 by .2 together; where none does, the gradient is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        beyond = (x - 0.65).clamp_min(0).flatten(1).sum(1)
+        return torch.stack([0.2 - beyond, torch.zeros_like(beyond)], 1)
+
+
+def test_a_larger_ball_is_neither_traced_nor_a_gradient_of_the_ball() -> None:
+    trace, net = Trace(), _Plateau().eval()
+    target = Target(net, num_classes=2, input_shape=(4,))
+    x, y = torch.full((2, 4), 0.5), torch.zeros(2, dtype=torch.int64)
+    threat = ThreatModel(Norm.LINF, 0.1)
+    found = APGD(steps=20)(target, x, y, threat, seed=0, trace=trace)
+    assert [rows.tolist() for rows in trace.rows] == [[0, 1]] * 8, "20 steps, of which 6 in each larger ball"
+    assert not any(bool(reached.any()) for reached in trace.reached)
+    assert found.backwards.tolist() == [20, 20]
+    assert found.reason == ("no gradient",) * 2
+    wide = APGD(steps=20)(target, x, y, ThreatModel(Norm.LINF, 0.3), seed=0)
+    assert bool(wide.success.any())
+
+
 def test_radii_that_do_not_fall_to_1_are_refused() -> None:
     for wrong in ((), (2.0,), (1.0, 2.0), (2.0, 2.0, 1.0), (float("inf"), 1.0), (float("nan"), 1.0)):
         with pytest.raises(UsageError, match="radii is"):

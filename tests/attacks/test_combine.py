@@ -1,6 +1,6 @@
 """Combinations: worst_of and minimize_eps pass the contract of any attack, and do what their names say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import pytest
@@ -12,6 +12,8 @@ from calipers.attacks.base import Attack
 from calipers.attacks.combine import minimize_eps, worst_of
 from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
+from calipers.attacks.ray import Ray
+from calipers.attacks.transfer import Transfer
 from calipers.attacks.view import View
 from calipers.errors import ScoresUnavailable, UsageError
 from calipers.gradients.finite_differences import NES
@@ -50,6 +52,33 @@ class TestWorstOfTheNearest(AttackContract):
 X = torch.tensor([[0.2, 0.1], [0.9, 0.8], [2.0, 2.0]])
 Y = torch.tensor([1, 1, 1])
 LINE = half_space([1.0, 1.0])
+
+
+@final
+@dataclass(frozen=True)
+class _Revised(Attack):
+    """A member in the form that its authors gave it last."""
+
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
+    sized: ClassVar[bool] = True
+    revision: ClassVar[int] = 3
+
+    access: ClassVar[Access] = Access.DECISIONS
+
+    def _search(self, view: View, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+        return x
+
+
+def test_a_combination_is_another_one_when_a_member_is_revised() -> None:
+    """Its text stays the same, so the revision alone keeps what was found before out of what is found now."""
+    new, old = _Revised(), FGSM()
+    assert old.revision == 1
+    combined = (worst_of(new, old), minimize_eps(new), worst_of(old, minimize_eps(new)), Transfer("x", new))
+    assert [each.revision for each in combined] == [3, 3, 3, 3]
+    assert Ray(minimize_eps(new)).revision == 3
+    unrevised = (worst_of(old, old), minimize_eps(old), Transfer("x", old))
+    assert [each.revision for each in unrevised] == [1, 1, 1]
+    assert replace(combined[1], tolerance=0.5).revision == 3
 
 
 @final

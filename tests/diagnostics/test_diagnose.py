@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from calipers.attacks.apgd import APGD
 from calipers.attacks.ddn import DDN
 from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
@@ -184,6 +185,23 @@ def test_a_loss_that_still_rises_is_told_from_one_that_has_settled(values: list[
     case = _case(undefended(), run=False, count=1)
     case.main = _ran(values, [False] * 40, False)
     assert indicators.incomplete_optimization(case).verdict == verdict
+
+
+class _Far(nn.Module):
+    """A half-space that is reached at a change of .15 in the mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = x.flatten(1).mean(1) - 0.65
+        return torch.stack([-far, far], 1)
+
+
+def test_what_is_reached_in_a_larger_ball_alone_is_no_silent_success() -> None:
+    target = Target(_Far().eval(), num_classes=2, input_shape=(6,))
+    x, y = torch.full((3, 6), 0.5), torch.zeros(3, dtype=torch.int64)
+    case = make_case(target, x, y, ThreatModel(Norm.LINF, 0.05), APGD(steps=20), seed=0)
+    case.main = case.within(case.attack, 20.0, surely=True)
+    assert not bool(case.main.success.any())
+    assert indicators.silent_success(case).verdict == "green"
 
 
 def test_a_success_that_was_not_reported_is_silent() -> None:

@@ -78,7 +78,7 @@ class APGD(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
     sized: ClassVar[bool] = True
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     steps: int = 100
     restarts: int = 1
@@ -153,7 +153,7 @@ class APGD(GradientAttack):
         *larger, last = self._balls(threat)
         for phase, (radius, steps) in enumerate(larger, start=1):
             ball, fresh = replace(threat, eps=radius), draws.fold(_LARGER).fold(phase)
-            start = self._ascend(view, x, y, ball, aim, fresh, rows, start, None, steps)
+            start = self._ascend(view.outside(), x, y, ball, aim, fresh, rows, start, None, steps)
         self._ascend(view, x, y, threat, aim, draws, rows, start, best, last[1])
 
     def _ascend(

@@ -82,7 +82,7 @@ class Attack(ABC):
     sized: ClassVar[bool]
     """Whether it searches within a given size (True), or for the least (False)."""
     revision: ClassVar[int]
-    """Raised when results change under the same fields."""
+    """Raised when results change under the same fields; that of a combination rises with those of its members."""
 
     @property
     @abstractmethod

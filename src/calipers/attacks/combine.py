@@ -91,6 +91,7 @@ class WorstOf(Attack):
         # what a class says of itself, a combination says of its members
         object.__setattr__(self, "norms", shared)
         object.__setattr__(self, "sized", any(one.sized for one in self.attacks))
+        object.__setattr__(self, "revision", self.revision + sum(one.revision - 1 for one in self.attacks))
 
     @property
     def access(self) -> Access:
@@ -154,6 +155,7 @@ class MinimizeEps(Attack):
         if not 1e-6 <= self.tolerance <= 1:
             raise UsageError(f"tolerance is {self.tolerance}: give a share from 1e-6 to 1, such as 0.01")
         object.__setattr__(self, "norms", self.attack.norms)
+        object.__setattr__(self, "revision", self.revision + self.attack.revision - 1)
 
     @property
     def access(self) -> Access:

@@ -50,6 +50,7 @@ class Ray(Attack):
             raise UsageError(
                 f"{type(self.attack).__name__} searches within a size: put one here that looks for the least"
             )
+        object.__setattr__(self, "revision", self.revision + self.attack.revision - 1)
 
     @property
     def access(self) -> Access:

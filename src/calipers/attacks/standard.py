@@ -31,8 +31,8 @@ class Standard(GradientAttack):
     3. APGD on the cross-entropy: 40 steps from each of 3 random points, through balls of 4 and 2 eps.
     4. APGD on the margin: the same.
     5. APGD on the margin to each of the 3 most likely other classes: 40 steps inside the ball.
-    6. Square with 2 000 queries in linf and l2, on inputs whose gradient was 0 at every step, which says that it is
-       masked and not that the input is robust.
+    6. Square with 2 000 queries in linf and l2, on inputs whose gradient was 0 at every step inside the ball, which
+       says that it is masked and not that the input is robust.
 
     The only setting is how gradients are had, since no number of steps helps where they are wrong: where a network
     hides its gradient, name the estimator that finds it again.
@@ -54,7 +54,7 @@ class Standard(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
     sized: ClassVar[bool] = True
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
 
     def plan(self) -> WorstOf:
         """Write the members that search by gradients out.

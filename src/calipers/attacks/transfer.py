@@ -53,6 +53,7 @@ class Transfer(Attack):
     def __post_init__(self) -> None:
         if isinstance(self.attack, Transfer):
             raise UsageError("the inner attack is a Transfer itself: give the last substitute and its attack")
+        object.__setattr__(self, "revision", self.revision + self.attack.revision - 1)
 
     @property
     def access(self) -> Access:

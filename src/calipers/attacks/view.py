@@ -44,7 +44,7 @@ class Counted:
 @final
 @dataclass
 class Trace:
-    """What a search saw at each of its estimates, filled in as it goes.
+    """What a search saw at each of its estimates inside the ball that is judged, filled in as it goes.
 
     Every list has one entry an estimate; an entry has one value for each input that was asked about then.
 
@@ -96,6 +96,7 @@ class View:
         self._estimator = estimator
         self._trace = trace
         self._rows = torch.arange(count)
+        self._outside = False
         zeros = torch.zeros(count, dtype=torch.int64)
         self.counts = Counted(zeros.clone(), zeros.clone(), zeros.clone())
         self._asked = torch.zeros(count, dtype=torch.bool)
@@ -139,9 +140,22 @@ class View:
         member._access, member._estimator = access, estimator
         return member
 
+    def outside(self) -> "View":
+        """See the same inputs on the way through points that are no candidates, such as those of a larger ball.
+
+        What is asked there is counted. It is not traced, and a gradient that is found there is none of the ball.
+
+        Returns:
+            A view that shares counts with this one.
+        """
+        part = object.__new__(View)
+        part.__dict__.update(self.__dict__)
+        part._outside = True
+        return part
+
     @property
     def flat(self) -> Bool[Tensor, " batch"]:
-        """Inputs of the whole batch whose gradient was asked for and was 0, or no number, each time."""
+        """Inputs of the whole batch whose gradient was asked for in the ball and was 0, or no number, each time."""
         return self._asked & ~self._moving
 
     @property
@@ -215,6 +229,8 @@ class View:
         found = self._estimator.estimate(oracle, aimed, x, y, goal, draws=draws)
         self._count(oracle.counts)
         gradient = torch.nan_to_num(found.gradient, nan=0.0, posinf=_STEEP, neginf=-_STEEP)
+        if self._outside:
+            return GradientEstimate(found.value, gradient, found.logits)
         self._asked[self._rows] = True
         if not bool(self._moving[self._rows].all()):
             self._moving[self._rows] |= (gradient.flatten(1) != 0).any(1).cpu()
