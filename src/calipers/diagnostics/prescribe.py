@@ -35,7 +35,7 @@ from calipers.gradients.estimator import Autograd
 from calipers.target import Access, Target
 from calipers.threat.threat_model import ThreatModel
 
-__all__ = ["RUN", "Prescription", "Trial", "prescribe"]
+__all__ = ["RUN", "prescribe"]
 
 RUN = 10.0
 """How many times the budget the prescribed attack may take on all inputs, about."""

@@ -12,7 +12,7 @@ from calipers.threat.units import parse_size
 
 if TYPE_CHECKING:
     from calipers.diagnostics.diagnose import Diagnosis
-    from calipers.diagnostics.prescribe import Prescription
+    from calipers.diagnostics.prescription import Prescription
 
 __all__ = ["ModelDiagnosis", "diagnose_reference"]
 
