@@ -19,7 +19,7 @@ __all__ = ["PLAIN", "Composed", "compose"]
 PLAIN = PGD(steps=40, loss="margin")
 """The attack that is run beside whatever was found."""
 
-_STANDARD = 10 + 3 * 20 + 5 * 50
+_STANDARD = 10 + 3 * 20 + 3 * 40 + 3 * 40 + 3 * 40
 _MEMBERS = 3
 _RANKED = 4
 _FIRST_SHARE, _SHARE_OF_STANDARD = 0.7, 0.4
