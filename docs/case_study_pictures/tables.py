@@ -76,7 +76,7 @@ def put(page: Path, marker: str, table: list[str]) -> None:
     before, found, after = page.read_text(encoding="utf-8").partition(f"<!-- {marker} -->\n")
     if not found:
         return
-    rest = re.sub(r"\A\s*(\|[^\n]*\n)*", "", after)
+    rest = re.sub(r"\A\s*(\|[^\n]*\n)*\n*", "", after)
     page.write_text(before + found + "\n" + "\n".join(table) + "\n\n" + rest, encoding="utf-8")
 
 

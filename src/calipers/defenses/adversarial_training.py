@@ -47,7 +47,7 @@ class AdversarialTraining(Defense):
 
     **The limit.** Nothing is hidden, and stronger attacks take a few points only: this is the negative control, on
     which every check must stay green. But it is learned for one norm and one size. In l2 and l1, perturbations that
-    change pixels by less in the mean bring down more than half of the images.
+    change pixels by less in the mean bring down nine images of ten, and gradients near an image mislead.
 
     **The recipe.** :class:`~calipers.attacks.standard.Standard`: there is nothing to adapt to.
 

@@ -11,7 +11,7 @@ choices before it.
 vanish or explode if there were one. An attack that follows it goes nowhere. But what the loop gives is close to what it
 gets, which is all that is needed: backward, it may be taken for the identity.
 
-**Recipe.** ``APGD(steps=60, gradient=BPDA({"purifier": identity}))``: purified forward, and backward as
+**Recipe.** ``APGD(steps=60, radii=(1,), gradient=BPDA({"purifier": identity}))``: purified forward, and backward as
 if nothing had been done.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, final
 
@@ -84,7 +84,7 @@ class PixelDefend(Defense):
     flaw: ClassVar[str] = (
         "The loop of 784 argmaxes has no gradient, but it is close to the identity, which has one."
     )
-    recipe: ClassVar[str] = 'APGD(steps=60, gradient=BPDA({"purifier": identity}))'
+    recipe: ClassVar[str] = 'APGD(steps=60, radii=(1,), gradient=BPDA({"purifier": identity}))'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered", "vanishing")
     minutes: ClassVar[float] = 8.0
 
@@ -134,7 +134,9 @@ class PixelDefend(Defense):
             The rows.
         """
         bpda = BPDA({"purifier": identity})
-        plain, through = APGD(steps=_STEPS), APGD(steps=_STEPS, gradient=bpda)
+        # larger balls are what the window was not made for: they lead to no smaller one
+        plain = APGD(steps=_STEPS, radii=(1.0,))
+        through = replace(plain, gradient=bpda)
         bim = PGD(steps=_BIM_STEPS, step_size=_BIM_STEP, random_start=False, keep=True)
         step = PGD(steps=1, step_size=1.0, random_start=False, gradient=bpda)
         pgd = PGD(steps=_STEPS, gradient=bpda)
