@@ -19,7 +19,7 @@ from calipers.diagnostics import behaviours, flags, indicators
 from calipers.diagnostics.binarization import binarization, last_layer
 from calipers.diagnostics.case import Case, Ran, make_case, span_of
 from calipers.diagnostics.convergence import more_steps_help
-from calipers.diagnostics.diagnose import diagnose
+from calipers.diagnostics.diagnose import Diagnosis, diagnose
 from calipers.diagnostics.texts import TEXTS
 from calipers.errors import UsageError
 from calipers.sources.models import load_model
@@ -166,6 +166,28 @@ def test_a_curve_that_falls_is_red() -> None:
     case.attack = PGD(steps=1, step_size=1e-6)  # finds nothing at any size but what it is told it found
     case.main.success = torch.ones_like(case.main.success)
     assert behaviours.success_falls_with_size(case, seconds=5.0).verdict == "red"
+
+
+def test_a_check_that_the_time_cut_to_two_inputs_is_open_and_not_green() -> None:
+    case = _case(undefended(), run=False)
+    case.main = case.within(case.attack, 0.0, surely=True)
+    assert len(case.main.rows) == 2
+    found = [
+        behaviours.one_step_beats_iterative(case, seconds=5.0),
+        behaviours.unbounded_attack_fails(case, seconds=0.0)[0],
+        behaviours.success_falls_with_size(case, seconds=5.0),
+        behaviours.black_box_beats_white_box(case, seconds=5.0)[0],
+        behaviours.random_search_finds_more(case, seconds=5.0),
+        more_steps_help(case, seconds=5.0),
+    ]
+    assert {each.check: each.verdict for each in found if each.verdict != "open"} == {}
+
+
+def test_what_was_left_open_is_not_called_green() -> None:
+    case = _case(undefended(), run=False)
+    left = case.finding("binarization", 0.0, 0.95, None, "no time")
+    told = Diagnosis((left,), (), repr(case.attack), "f", 20, 20, 0, 1.0).text()
+    assert "open  binarization" in told and "green" not in told
 
 
 def _ran(values: list[float], reached: list[bool], fell: bool) -> Ran:

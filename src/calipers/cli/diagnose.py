@@ -128,11 +128,11 @@ def _remedies(found: ModelDiagnosis) -> str:
 
 def _whole(found: ModelDiagnosis) -> str:
     done = found.diagnosis
-    red = len(done.red)
+    red, left = len(done.red), sum(each.verdict == "open" for each in done.findings)
     lines = [
         f"{done.fell} of {done.attacked} inputs that are answered rightly fall to {done.attack}",
-        f"{red} of {len(done.findings)} findings are red, in {done.seconds:.0f} s"
-        + ("; that all are green proves nothing" if not red else ""),
+        f"{red} of {len(done.findings)} findings are red, {left} open, in {done.seconds:.0f} s"
+        + ("; that none is red proves nothing" if not red else ""),
     ]
     if found.prescription is not None:
         lines += ["", found.prescription.text()]

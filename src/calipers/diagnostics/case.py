@@ -211,6 +211,17 @@ class Case:
         assert self.main is not None, "the attack runs before any check"
         return [row for row, fell in zip(self.main.rows, self.main.success.tolist(), strict=True) if not fell]
 
+    def scant(self, tried: int) -> bool:
+        """Say whether too few inputs were tried to call a check green: fewer than 10, and than there are.
+
+        Args:
+            tried: how many were tried.
+
+        Returns:
+            The answer.
+        """
+        return tried < min(len(self.x), _LEAST)
+
     def more(self, check: str, ran: Ran, *, what: str, exact: bool = False, weak: bool = False) -> Finding:
         """Judge by how many inputs another search brings down what the attack under diagnosis did not.
 
@@ -235,7 +246,7 @@ class Case:
         low, high = float(interval.lower[0]), float(interval.upper[0])
         share = count / asked
         red: bool | None = (share if exact else low) > _SHARE
-        if not red and (weak or len(ran.rows) < min(left, _LEAST)):
+        if not red and (weak or len(ran.rows) < min(left, _LEAST) or self.scant(len(self.main.rows))):
             red = None  # too little was tried to call it green
         return self.finding(
             check,

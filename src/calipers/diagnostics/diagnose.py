@@ -94,7 +94,7 @@ class Diagnosis:
                     lines.append(f"{word:<6}{each.check}{place}: {each.statistic:.3g} ({each.measured})")
                     if word == "red":
                         lines.append(f"      {each.explanation} {each.remedy}")
-        lines.append("Checks that are all green prove nothing." if not self.red else "")
+        lines.append("That none is red proves nothing." if not self.red else "")
         return "\n".join(line for line in lines if line)
 
     def to_dict(self) -> dict[str, Any]:
