@@ -222,6 +222,12 @@ def test_the_path_of_a_file_is_turned_into_a_module() -> None:
         load_model("python:./examples/net.py:build", trust_code=True)
 
 
+def test_a_file_of_the_current_folder_is_named_without_its_ending(written: Writer) -> None:
+    name = written("def build():\n    pass\n")
+    with pytest.raises(BadReference, match=rf"a file is named without .py, python:{name}:function$"):
+        load_model(f"python:{name}.py:build", trust_code=True)
+
+
 def test_a_function_gives_data(written: Writer) -> None:
     name = written("""
         import numpy as np

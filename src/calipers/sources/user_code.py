@@ -181,8 +181,10 @@ def _import(name: str, text: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as problem:
         if problem.name is not None and (name == problem.name or name.startswith(f"{problem.name}.")):
+            file = name.removesuffix(".py")
+            hint = f": a file is named without .py, python:{file}:function" if name != file else ""
             raise BadReference(
-                f"{text}: there is no module {problem.name!r} in {here} or among what is installed"
+                f"{text}: there is no module {problem.name!r} in {here} or among what is installed{hint}"
             ) from None
         raise BadReference(f"{text}: importing {name} {_told(problem)}") from problem
     except CalipersError:
