@@ -183,7 +183,7 @@ def test_another_number_of_named_classes_than_the_model_has_is_refused() -> None
 
 
 def test_labels_out_of_range_or_of_another_number_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="label -2 of input 1 is out of range"):
+    with pytest.raises(InvalidInput, match="label -2 of input 1 is out of range: classes are 0 and up"):
         numbered([0, -2])
     with pytest.raises(InvalidInput, match=r"label 2 of input 1 is out of range: classes are 0 to 1"):
         numbered([0, 2], class_names=("a", "b"))

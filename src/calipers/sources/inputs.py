@@ -147,10 +147,13 @@ class Dataset:
         if self.num_classes is not None:
             wrong = np.flatnonzero((self.labels < NO_LABEL) | (self.labels >= self.num_classes))
         if wrong.size:
-            first, last = int(wrong[0]), "" if self.num_classes is None else f" to {self.num_classes - 1}"
+            first, last = (
+                int(wrong[0]),
+                "and up" if self.num_classes is None else f"to {self.num_classes - 1}",
+            )
             raise InvalidInput(
                 f"{self.name}: label {int(self.labels[first])} of input {first} is out of range: classes are "
-                f"0{last}, "
+                f"0 {last}, "
                 "and -1 where the class is not known"
             )
 
@@ -331,7 +334,7 @@ class Dataset:
             index = int(self.indices[wrong[0]])
             raise InvalidInput(
                 f"{self.name}: input {index} has label {int(here[wrong[0]])}, and the model has classes 0 to "
-                f"{num_classes - 1}"
+                f"{num_classes - 1}: mend the label, or take a model of these classes"
             )
         if self.num_classes is not None and self.num_classes != num_classes:
             raise InvalidInput(

@@ -86,8 +86,8 @@ def probe(
     again = apart(answer(x[:4]), first)
     if not again <= 1e-6:
         raise TargetError(
-            f"{name} answers the same inputs differently (by {again:.3g}): declare it stochastic, or remove "
-            "its randomness"
+            f"{name} answers the same inputs differently (by {again:.3g}): declare it stochastic, "
+            "Target(..., stochastic=True), or remove its randomness"
         )
     before = apart(answer(torch.cat([x[:2], x[4:]]))[:2], first[:2], scale=first)
     behind = apart(answer(torch.cat([x[4:], x[2:4]]))[2:], first[2:], scale=first)
