@@ -111,6 +111,13 @@ def test_anything_else_is_refused(text: str) -> None:
         descriptions.build(text)
 
 
+def test_an_argument_that_a_method_does_not_have_is_named_with_those_that_it_has() -> None:
+    with pytest.raises(
+        UsageError, match=r"no argument 'step': it takes gradient, steps, step_size, restarts"
+    ):
+        descriptions.build("PGD(step=5)")
+
+
 @pytest.mark.parametrize(
     "build",
     [

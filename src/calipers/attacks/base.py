@@ -261,8 +261,8 @@ class Attack(ABC):
             )
         if self.sized and threat.eps is None:
             raise UsageError(
-                f"{type(self).__name__} searches within a given size and eps is not given: give one, or wrap it in "
-                "minimize_eps"
+                f"{type(self).__name__} searches within a given size and eps is not given: give one, or wrap it as "
+                f"MinimizeEps({type(self).__name__}())"
             )
 
     def _attempt(

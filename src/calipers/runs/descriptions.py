@@ -6,6 +6,7 @@ import ast
 import math
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from calipers.errors import UsageError
@@ -282,8 +283,10 @@ def _call(name: str, node: ast.Call, *, trust_code: bool) -> object:
     try:
         return make(*positional, **named)
     except TypeError as problem:
+        unknown = [word for word in named if word not in signature(make).parameters]
+        why = f"it has no argument {unknown[0]!r}" if unknown else str(problem)
         raise UsageError(
-            f"{name} cannot be made from its description ({problem}): another version?"
+            f"{name} cannot be made, {why}: it takes {', '.join(signature(make).parameters)}"
         ) from None
 
 
