@@ -43,6 +43,7 @@ def test_an_attack_within_a_size_tells_robust_accuracy_and_its_records_add_up(
     again = calipers("attack", PLAIN, DATA, *PGD, "--run", "a.sqlite")
     assert "nothing is left to do" in again.err
     assert "robust accuracy" in again.out
+    assert "without any attack" in next(line for line in again.out.splitlines() if "clean accuracy" in line)
 
 
 def test_the_least_size_is_also_looked_for_where_scores_are_flat_around_the_input(

@@ -276,7 +276,8 @@ def _clean_row(store: RunStore) -> tuple[tuple[str, str], ...]:
     if clean is None:
         return ()
     share = floored_percent(clean[0] / clean[1])
-    return (("clean accuracy", f"{clean[0]} of {clean[1]} ({share} %), the base model without noise"),)
+    of = "the base model without noise" if store.spec.noise else "without any attack"
+    return (("clean accuracy", f"{clean[0]} of {clean[1]} ({share} %), {of}"),)
 
 
 def _counted(rows: Sequence[Prediction | Certificate]) -> dict[str, Any]:

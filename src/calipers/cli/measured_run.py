@@ -144,7 +144,7 @@ def measure_to_file(say: Say, spec: RunSpec, manner: Manner) -> Path:
         _tell_plan(say, parts, path)
         total = sum(len(part.tasks) for part in parts)
         done = total - sum(part.todo for part in parts)
-        _settle_interrupt(say, store, total)
+        _settle_interrupt(say, store, total, _word(parts))
         remaining = 0
         with progress(say, spec.kind, done=done / max(total, 1)) as advance:
             for part in parts:
@@ -177,7 +177,7 @@ def _carry_out(
 
     def tell(at: Progress) -> None:
         done = elsewhere + at.done
-        _settle_interrupt(say, store, total, done)
+        _settle_interrupt(say, store, total, _word(parts), done)
         share = (elsewhere + _part(at, part) * len(part.tasks)) / max(total, 1)
         advance(share, f"{done}/{total} {_word(parts)}")
 
@@ -315,9 +315,9 @@ def _executor(jobs: int) -> Executor:
     return Serial() if jobs == 1 else Processes(jobs)
 
 
-def _settle_interrupt(say: Say, store: RunStore, total: int, done: int | None = None) -> None:
+def _settle_interrupt(say: Say, store: RunStore, total: int, word: str, done: int | None = None) -> None:
     # What Ctrl-C would say now.
     finished = len(store) if done is None else done
     say.on_interrupt = [
-        f"stopped: {finished} of {total} inputs are in {store.path}; to go on:  {this_command()}"
+        f"stopped: {finished} of {total} {word} are in {store.path}; to go on:  {this_command()}"
     ]
