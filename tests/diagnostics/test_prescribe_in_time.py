@@ -60,6 +60,16 @@ def _blamed(target: Target) -> Diagnosis:
     return Diagnosis((found,), (), "", target.fingerprint, len(X), len(X), 0, 0.0, tuple(range(len(X))))
 
 
+def test_modules_that_were_not_measured_are_not_said_to_be_honest() -> None:
+    target = undefended()
+    left = Finding("shattered", 0.0, 1.0, "open", "", "", "")
+    diagnosis = Diagnosis((left,), (), "", target.fingerprint, len(X), len(X), 0, 0.0, tuple(range(len(X))))
+    unmeasured = prescribe(target, X, Y, LINF, diagnosis, budget=1e-9)
+    assert unmeasured.cut and unmeasured.why[0].startswith("No module that was measured hides")
+    measured = prescribe(target, X, Y, LINF, diagnosis, budget=40.0)
+    assert not measured.cut and measured.why[0].startswith("No module hides")
+
+
 def test_a_slow_classifier_is_prescribed_for_in_time_and_the_cut_is_said() -> None:
     target = _slowed("quantizer", 0.01)
     diagnosis = _blamed(target)

@@ -99,7 +99,8 @@ def prescribe(
     case = _case(target, x, y, threat, diagnosis, seed, _ASKING * budget)
     honest = not any(suspects) and not target.stochastic
     if honest and not any(each.check in _SUSPECT for each in diagnosis.red):
-        why = ("No module hides the gradient: the plain attacks are the adaptive ones.",)
+        seen = "No module that was measured hides" if cut else "No module hides"
+        why = (f"{seen} the gradient: the plain attacks are the adaptive ones.",)
         plain = Tried(Candidate("the plain gradient", Autograd()), Trial("", "", 0, 0, 0.0, "it is honest"))
         return _prescription(_composed(case, [plain], plain, len(x), budget), why, (), cut, start)
     trials, unfinished = _trials(case, suspects, budget - (perf_counter() - began), told)
