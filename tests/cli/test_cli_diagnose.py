@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 Call = Callable[..., Any]
 PLAIN = "bundled:fashion-cnn28-plain"
@@ -21,7 +25,10 @@ def test_it_answers_with_one_object(calipers: Call) -> None:
     assert "prescription" not in found
 
 
-def test_it_answers_with_a_table_and_a_prescription(calipers: Call) -> None:
+def test_it_answers_with_a_table_and_a_prescription(
+    calipers: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     said = calipers(
         *("diagnose", PLAIN, DATA, *SIZED, "--limit", "4", "--budget", "3", "--prescribe"),
         *("--attack", "pgd(steps=5)", "--gradient", "eot(2, over=gaussian(0.01))"),
@@ -30,11 +37,17 @@ def test_it_answers_with_a_table_and_a_prescription(calipers: Call) -> None:
     assert "zero-gradient" in said.out
     assert "inputs that are answered rightly fall to PGD(gradient=EOT(" in said.out
     assert "prescribed: " in said.out
+    command = shlex.split(said.out.splitlines()[-1])
+    assert command[:4] == ["calipers", "attack", PLAIN, DATA]
+    ran = calipers(*command[1:], "--run", "prescribed.sqlite", "--json")
+    assert ran.code == 0
+    assert ran.json["attack"]["inputs"] == 4
 
 
 def test_what_means_nothing_is_refused_in_one_line(calipers: Call) -> None:
     assert "budget is 0" in calipers("diagnose", PLAIN, DATA, *SIZED, "--budget", "0").complaint
     assert "give eps" in calipers("diagnose", PLAIN, DATA, *SIZED, "--attack", "ddn").complaint
+    assert "eps is 0: " in calipers("diagnose", PLAIN, DATA, "--norm", "linf", "--eps", "0").complaint
     assert "norm 'l7'" in calipers("diagnose", PLAIN, DATA, "--norm", "l7", "--eps", "1").complaint
 
 

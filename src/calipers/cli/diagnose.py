@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,9 +95,42 @@ def diagnose(
             trust_code=trust_code,
             tell=lambda text: say.note(f"  {text}"),
         )
+        subset = [
+            ("--limit", limit),
+            ("--skip", skip or None),
+            ("--sample", sample),
+            ("--seed", seed or None),
+        ]
+        line = ["calipers", "attack", model, data, "--norm", norm, "--eps", eps]
+        line += [word for name, value in subset if value is not None for word in (name, str(value))]
+        line += ["--precision", precision] if precision != "fp32" else []
+        line += ["--trust-code"] if trust_code else []
         for word, value in found.described:
             say.note(f"  {word:<10} {value}")
-        say.answer(found.to_dict(), _table(found), "", _remedies(found), _whole(found))
+        say.answer(
+            found.to_dict(),
+            _table(found),
+            "",
+            _remedies(found),
+            _whole(found),
+            *_next(found, line, trust_code),
+        )
+
+
+def _next(found: ModelDiagnosis, line: Sequence[str], trust_code: bool) -> tuple[str, ...]:
+    # The command that runs what was prescribed; none where the command line cannot name it.
+    from calipers.runs.naming import name_attack
+
+    if found.prescription is None:
+        return ()
+    text = repr(found.prescription.attack)
+    if '"' not in text:  # a shell's single quotes go around it
+        text = text.replace("'", '"')
+    try:
+        name_attack(text, sized=True, trust_code=trust_code)
+    except UsageError:
+        return ()
+    return ("", "to run it on these inputs:", f"  {shlex.join([*line, '--attack', text])}")
 
 
 def _check(budget: float) -> None:

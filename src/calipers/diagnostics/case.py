@@ -319,12 +319,14 @@ def make_case(
         The case.
 
     Raises:
-        UsageError: if the attack or the threat model has no size, or no input is answered rightly.
+        UsageError: if the attack or the threat model has no size, or that is 0, or no input is answered rightly.
     """
     if threat.eps is None or not attack.sized:
         raise UsageError(
             "a diagnosis asks what an attack finds within a size: give eps, and an attack such as PGD"
         )
+    if threat.eps == 0:
+        raise UsageError("eps is 0: no attack can move there; give a size above 0, such as 8/255")
     target.check_inputs(x, y)
     images, labels = x.detach().to(target.device).float(), y.detach().to(target.device)
     draws = Draws(seed, Role.JUDGE, tuple(range(len(x))))
