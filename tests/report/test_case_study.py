@@ -133,6 +133,13 @@ def test_what_a_detector_rejects_stands_under_attack_and_is_wrong_without() -> N
     assert (found.robust, found.undetermined, found.clean) == (0.5, 0, 0.5)
 
 
+def test_both_tables_print_the_clean_accuracy_alike_and_not_below_that_under_attack() -> None:
+    lines = [replace(line(STANDS, FOUND), clean=15 / 16, robust=15 / 16)]
+    (whole,), (each,) = summary_table(lines).rows, case_tables(lines)
+    named = dict(zip(each.columns, each.rows[0], strict=True))
+    assert named["clean %"] == named["accuracy %"] == whole[1] == "93.8"
+
+
 def test_no_more_stand_under_attack_than_a_detector_answers_without() -> None:
     fewer = case_line(
         [STANDS, STANDS, OPEN, OPEN],

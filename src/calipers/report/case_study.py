@@ -211,7 +211,7 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
             line.role,
             (f"{line.family}: " if line.family else "") + line.what,
             line.size,
-            floored_percent(line.clean, places=1),
+            ceiled_percent(line.clean, places=1),
             _accuracy(line),
             f"{floored_percent(line.lower, places=1)} to {ceiled_percent(line.upper, places=1)}",
             "-" if line.rate is None else f"{100 * line.rate:.1f} ({100 * line.flips:.1f})",  # type: ignore[operator]
