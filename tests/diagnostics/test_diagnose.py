@@ -172,9 +172,13 @@ def test_a_check_that_the_time_cut_to_two_inputs_is_open_and_not_green() -> None
     case = _case(undefended(), run=False)
     case.main = case.within(case.attack, 0.0, surely=True)
     assert len(case.main.rows) == 2
+    unbounded, whole = behaviours.unbounded_attack_fails(case, seconds=0.0)
     found = [
         behaviours.one_step_beats_iterative(case, seconds=5.0),
-        behaviours.unbounded_attack_fails(case, seconds=0.0)[0],
+        unbounded,
+        indicators.unconstrained_attack_fails(case, whole),
+        indicators.silent_success(case),
+        indicators.incomplete_optimization(case),
         behaviours.success_falls_with_size(case, seconds=5.0),
         behaviours.black_box_beats_white_box(case, seconds=5.0)[0],
         behaviours.random_search_finds_more(case, seconds=5.0),

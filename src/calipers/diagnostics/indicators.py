@@ -176,7 +176,8 @@ def silent_success(case: Case) -> Finding:
         silent += bool(reached.any()) and not bool(case.main.success[place])
     share = silent / len(rows)
     words = f"share of inputs where a success on the way was not reported: {silent} of {len(rows)}"
-    return case.finding(name, share, 0.0, share > 0, words)
+    red = True if share > 0 else None if case.scant(len(rows)) else False
+    return case.finding(name, share, 0.0, red, words)
 
 
 def incomplete_optimization(case: Case) -> Finding:
@@ -197,13 +198,14 @@ def incomplete_optimization(case: Case) -> Finding:
         failed += 1
         rising += _still_rises(values)
     if not failed:
-        told = (
-            "no input stands" if bool(case.main.success.all()) else "the attack keeps no trace of its course"
-        )
-        return case.finding(name, 0.0, _UNFINISHED, False if bool(case.main.success.all()) else None, told)
+        fallen = bool(case.main.success.all())
+        told = "no input stands" if fallen else "the attack keeps no trace of its course"
+        calm = fallen and not case.scant(len(case.main.rows))
+        return case.finding(name, 0.0, _UNFINISHED, False if calm else None, told)
     share = rising / failed
     words = f"share of failed searches whose loss was still rising: {rising} of {failed}"
-    return case.finding(name, share, _UNFINISHED, share > _UNFINISHED, words)
+    red = True if share > _UNFINISHED else None if case.scant(len(case.main.rows)) else False
+    return case.finding(name, share, _UNFINISHED, red, words)
 
 
 def _still_rises(values: Tensor) -> bool:
@@ -278,4 +280,5 @@ def unconstrained_attack_fails(case: Case, ran: Ran | None) -> Finding:
     failed = sum(not fell and place not in silent for place, fell in enumerate(ran.success.tolist()))
     share = failed / len(ran.rows)
     words = f"share of inputs that stand though nothing limits the attack: {failed} of {len(ran.rows)}"
-    return case.finding("unconstrained-attack-fails", share, 0.0, share > 0, words)
+    red = True if share > 0 else None if case.scant(len(ran.rows)) else False
+    return case.finding("unconstrained-attack-fails", share, 0.0, red, words)
