@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from calipers.certificates.smoothing.noise import Gaussian, Laplace, Noise, RoundedGaussian, Uniform
     from calipers.certificates.smoothing.smoothed import smooth
     from calipers.certificates.smoothing.stopping import DecideRadii, FixedBudget
+    from calipers.diagnostics.diagnose import diagnose
+    from calipers.diagnostics.prescribe import prescribe
     from calipers.evidence.bracket import Bracket, bracket
     from calipers.evidence.records import Attempt, Certificate
     from calipers.gradients.bpda import BPDA
@@ -78,9 +80,11 @@ __all__ = [
     "VoteCertifier",
     "VotePredictor",
     "bracket",
+    "diagnose",
     "lipschitz_upper_bound",
     "load_dataset",
     "load_model",
+    "prescribe",
     "smooth",
 ]
 
@@ -100,6 +104,8 @@ _HOMES = {
     "calipers.certificates.smoothing.noise": ("Gaussian", "Laplace", "Noise", "RoundedGaussian", "Uniform"),
     "calipers.certificates.smoothing.smoothed": ("smooth",),
     "calipers.certificates.smoothing.stopping": ("DecideRadii", "FixedBudget"),
+    "calipers.diagnostics.diagnose": ("diagnose",),
+    "calipers.diagnostics.prescribe": ("prescribe",),
     "calipers.evidence.bracket": ("Bracket", "bracket"),
     "calipers.evidence.records": ("Attempt", "Certificate"),
     "calipers.gradients.bpda": ("BPDA",),

@@ -218,3 +218,15 @@ def test_a_goal_that_wants_the_label_is_refused() -> None:
     # the right answer at the clean input would count as a success at distance 0
     with pytest.raises(UsageError, match="wants class 0 of input 1 .* its label"):
         _Jump(0.4)(LINE.target, X, Y, ThreatModel(Norm.LINF, None, Targeted((1, 0, 1))), seed=0)
+
+
+def test_a_result_is_shown_in_one_line() -> None:
+    known = half_space([1.0, 2.0])
+    x, threat = torch.tensor([[0.1, 0.1], [5.0, 5.0]]), ThreatModel(Norm.LINF, 0.5)
+    found = PGD(steps=5)(known.target, x, torch.tensor([1, 1]), threat, seed=0)
+    assert (
+        repr(found) == f"AttackResult(1 of 2 inputs fooled, median distance {float(found.distance[0]):.4g})"
+    )
+    none = PGD(steps=5)(known.target, x[1:], torch.tensor([1]), threat, seed=0)
+    assert repr(none) == "AttackResult(0 of 1 inputs fooled)"
+    assert repr(known.target).endswith("2 classes, inputs of shape (2,))")

@@ -27,7 +27,7 @@ Reason = Literal["found", "already wrong", "not found", "no gradient"]
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttackResult:
     """What an attack found, in the order of the inputs.
 
@@ -48,6 +48,11 @@ class AttackResult:
     backwards: Int[Tensor, " batch"]
     reason: tuple[Reason, ...]
     attempts: tuple[Attempt, ...]
+
+    def __repr__(self) -> str:
+        found = self.distance[self.success.to(self.distance.device)]
+        reach = f", median distance {float(found.median()):.4g}" if len(found) else ""
+        return f"AttackResult({len(found)} of {len(self.reason)} inputs fooled{reach})"
 
     @property
     def success(self) -> Bool[Tensor, " batch"]:

@@ -244,6 +244,9 @@ class Target:
     def _question(self) -> list[object]:
         return [self.num_classes, list(self.input_shape), list(self.bounds), self.stochastic, self.detector]
 
+    def __repr__(self) -> str:
+        return f"Target({self.name}, {self.num_classes} classes, inputs of shape {self.input_shape})"
+
     @property
     def dimension(self) -> int:
         """The number of coordinates of one input."""
