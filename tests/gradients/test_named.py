@@ -93,3 +93,14 @@ def test_a_name_of_nothing_is_an_error_in_one_line(name: str, told: str) -> None
 def test_what_is_no_function_is_refused() -> None:
     with pytest.raises(Exception, match="3"):
         as_function(3)
+
+
+def test_however_many_names_there_are_the_error_stays_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "calipers.gradients.named._REGISTERED", {f"surrogate-{each:012d}": abs for each in range(50)}
+    )
+    with pytest.raises(
+        UsageError, match="no function is named 'nowhere': known are .* and 42 more; or"
+    ) as told:
+        as_function("nowhere")
+    assert len(str(told.value)) < 300

@@ -21,6 +21,7 @@ Function = Callable[..., Any] | str
 
 _REGISTERED: dict[str, Callable[..., Any]] = {}
 _NAME = re.compile(r"[A-Za-z][\w-]*")
+_LISTED = 8
 _PLACE = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 _DIGITS = 12
 
@@ -152,7 +153,9 @@ def _look_up(name: str) -> Callable[..., Any]:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if not _PLACE.fullmatch(name):
-        known = ", ".join(sorted(_REGISTERED)) or "none"
+        names = sorted(_REGISTERED)
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        known = (", ".join(names[:_LISTED]) or "none") + more
         raise UsageError(f"no function is named {name!r}: known are {known}; or write package.module:name")
     module, _, qualname = name.partition(":")
     try:
