@@ -140,7 +140,7 @@ def case_line(
         family=family,
         size=size,
         inputs=len(rows),
-        clean=1 - sum(row.reason == "already wrong" for row in rows) / len(rows) if clean is None else clean,
+        clean=sum(row.reason != "already wrong" for row in rows) / len(rows) if clean is None else clean,
         robust=robust / len(rows),
         lower=float(interval.lower),
         upper=float(interval.upper),
