@@ -23,8 +23,11 @@ from calipers.threat.threat_model import Goal, Norm, ThreatModel
 
 __all__ = ["MinimizeEps", "WorstOf", "ask", "minimize_eps", "worst_of"]
 
-_REPEATS = 20
-_CLEARLY = 0.9
+_WITHIN = (20, 0.9)
+_LEAST = (100, 0.75)
+"""How often a randomized classifier is asked, and which share of the answers suffices: within a size, where an input
+that is down is searched no more, and for the least size, where the search ends as near as the judge lets it."""
+
 _SLACK = 1e-5
 _SCALES = 1e6
 _ASKING = 2**32
@@ -68,9 +71,12 @@ class WorstOf(Attack):
 
     Within a size, a member runs on the inputs that no member before it has brought down; each candidate is moved into
     the ball and asked for once more, and the one of the largest margin is kept. A randomized classifier is asked 20
-    times, and an input is down where nine tenths of the answers reach the goal. Without a size every member runs on
-    every input, and the nearest candidate is kept. Members see no more of the target than each says it needs, and what
-    they ask is counted together.
+    times, and an input is down where nine tenths of the answers reach the goal.
+
+    Without a size every member runs on every input, and the nearest candidate is kept; of a randomized classifier the
+    nearest of which three quarters of 100 answers reach the goal, or where there is none, the one of which the most do.
+
+    Members see no more of the target than each says it needs, and what they ask is counted together.
 
     Args:
         attacks: the members, the cheapest first; all within a size, or all without, unless a size is given to each.
@@ -78,7 +84,7 @@ class WorstOf(Attack):
 
     norms: ClassVar[tuple[Norm, ...]] = tuple(Norm)
     sized: ClassVar[bool] = False
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     attacks: tuple[Attack, ...]
 
@@ -113,14 +119,27 @@ class WorstOf(Attack):
             rows = (~down).nonzero()[:, 0]
             if not len(rows):
                 break
-            found, value, reached = _attempt(attack, view, x, y, threat, draws.fold(turn), rows)
-            if threat.eps is None:
-                nearest.offer(rows, found, reached)
-                continue
+            found, value, reached = _attempt(
+                attack,
+                view,
+                x,
+                y,
+                threat,
+                draws.fold(turn),
+                rows,
+                asking=_LEAST if threat.eps is None else _WITHIN,
+            )
             better = value > most[rows]
             best[rows[better]], most[rows[better]] = found[better], value[better]
-            down[rows] |= reached
-        return nearest.point if threat.eps is None else best
+            if threat.eps is None:
+                nearest.offer(rows, found, reached)
+            else:
+                down[rows] |= reached
+        if threat.eps is not None:
+            return best
+        if view.stochastic:  # what most answers make of it is for the judge to say
+            return torch.where(nearest.found.view(-1, *[1] * (x.ndim - 1)), nearest.point, best)
+        return nearest.point
 
 
 @final
@@ -142,7 +161,7 @@ class MinimizeEps(Attack):
 
     norms: ClassVar[tuple[Norm, ...]] = tuple(Norm)
     sized: ClassVar[bool] = False
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     attack: Attack
     tolerance: float = 0.01
@@ -179,7 +198,9 @@ class MinimizeEps(Attack):
                 chosen = np.flatnonzero((middle == place) & (fallen - failed > 1))
                 rows = torch.from_numpy(chosen).to(x.device)
                 part = replace(threat, eps=float(sizes[place]))
-                found, _, reached = _attempt(self.attack, view, x, y, part, draws.fold(place), rows)
+                found, _, reached = _attempt(
+                    self.attack, view, x, y, part, draws.fold(place), rows, asking=_LEAST
+                )
                 nearest.offer(rows, found, reached)
                 down = reached.cpu().numpy()
                 failed[chosen[~down]] = place
@@ -202,7 +223,15 @@ class MinimizeEps(Attack):
 
 
 def _attempt(
-    attack: Attack, view: View, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, rows: Tensor
+    attack: Attack,
+    view: View,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    rows: Tensor,
+    *,
+    asking: tuple[int, float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a member on some inputs: its candidates inside ball and box, how far they go, and whether that suffices."""
     numbers = rows.tolist()
@@ -210,7 +239,7 @@ def _attempt(
     member = view.of(rows).by(attack.access, attack._estimator)
     found = attack._search(member, x[rows], y[rows], replace(threat, goal=goal), streams)
     found = settle(found.detach(), x[rows], threat.norm, threat.eps, view.bounds)
-    value, reached = ask(view.of(rows), found, y[rows], goal, streams.fold(_ASKING))
+    value, reached = ask(view.of(rows), found, y[rows], goal, streams.fold(_ASKING), asking=asking)
     return found, value, reached
 
 
@@ -220,6 +249,8 @@ def ask(
     y: Int[Tensor, " rows"],
     goal: Goal,
     draws: Draws,
+    *,
+    asking: tuple[int, float] = _WITHIN,
 ) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
     """Ask for points once more, as the judge will.
 
@@ -229,17 +260,18 @@ def ask(
         y: labels.
         goal: what the adversary wants.
         draws: the search's streams.
+        asking: of a randomized classifier, how many answers are had and which share of them suffices.
 
     Returns:
-        How far the goal is reached: the margin, or the share of answers that reach it; and whether that suffices,
-        which for a randomized classifier is nine tenths of 20 answers.
+        How far the goal is reached: the margin, or the share of answers that reach it; and whether that suffices.
     """
     if view.direct and not view.stochastic:
         logits = view.logits(point, draws)
         value = lead(logits, y, goal, num_classes=view.num_classes).float()
         value = value.masked_fill(value.isnan(), -torch.inf)
         return value, value > _SLACK * logits.abs().amax(1)
-    times = _REPEATS if view.stochastic else 1
+    count, suffices = asking
+    times = count if view.stochastic else 1
     answers = torch.stack([view.predict(point, draws.fold(time)) for time in range(times)])
     rate = reaches(answers, y, goal).float().mean(0)
-    return rate, rate >= _CLEARLY
+    return rate, rate >= suffices
