@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 import torch
 from typer.main import get_command
 
-from calipers.cli.measured_run import this_command
+from calipers.cli.measured_run import _part, this_command
+from calipers.runs.run import Progress
 from calipers.runs.store import Measured, RunStore
 
 Call = Callable[..., Any]
@@ -389,3 +391,14 @@ def test_a_radius_that_no_votes_can_prove_is_warned_about(calipers: Call, workpl
     assert said.code == 0, said.err
     assert "prove 0.593 at most" in said.err
     assert "at most: no input" not in calipers(*words, "--decide", "0.25,0.5", *more).err
+
+
+def test_an_attack_is_as_far_as_its_inputs_are_however_many_questions_it_has_asked() -> None:
+    at = Progress(done=20, total=100, fresh=20, samples=90_000, seconds=5.0)
+    certify = SimpleNamespace(kind="certify", method="VoteCertifier()")
+    counted = SimpleNamespace(bench=SimpleNamespace(spec=certify), draws=1000)
+    attacked = SimpleNamespace(
+        bench=SimpleNamespace(spec=SimpleNamespace(kind="attack", method="PGD()")), draws=1
+    )
+    assert _part(at, counted) == 0.9  # type: ignore[arg-type]
+    assert _part(at, attacked) == 0.2  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import pytest
 
 from calipers.attacks.fgsm import FGSM
 from calipers.runs import run
-from calipers.runs.reproduce import Question, case_rows, clean_correct, measure_case
+from calipers.runs.case_rows import Question, case_rows
+from calipers.runs.reproduce import clean_correct, measure_case
 from calipers.runs.store import RunStore
 
 

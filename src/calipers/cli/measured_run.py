@@ -301,10 +301,11 @@ def _tell_plan(say: Say, parts: list[Prepared], path: Path) -> None:
 
 
 def _part(at: Progress, prepared: Prepared) -> float:
-    # Samples tell more finely than inputs where every input takes the same number of them.
+    # Samples tell more finely than inputs where every input takes the same number of them, as no attack does.
     before = at.done - at.fresh
     finished = at.fresh
-    if "DecideRadii" not in prepared.bench.spec.method and prepared.draws:
+    spec = prepared.bench.spec
+    if "DecideRadii" not in spec.method and spec.kind != "attack" and prepared.draws:
         return min((before + max(finished, at.samples / prepared.draws)) / max(at.total, 1), 1.0)
     return at.done / max(at.total, 1)
 

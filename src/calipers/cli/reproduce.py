@@ -19,7 +19,7 @@ from calipers.errors import UsageError
 if TYPE_CHECKING:
     from calipers.evidence.records import Attempt
     from calipers.report.case_study import CaseLine
-    from calipers.runs.reproduce import CaseRow, Question
+    from calipers.runs.case_rows import CaseRow, Question
 
 __all__ = ["reproduce"]
 
@@ -123,7 +123,7 @@ def reproduce(
     About ten minutes for 50 images on two cores, a few with --quick; --prescribe takes as long again.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
-        from calipers.runs.reproduce import Question, case_rows, defense_names
+        from calipers.runs.case_rows import Question, case_rows, defense_names
 
         _check_study(study)
         wanted = defense_names(names or ())
@@ -212,7 +212,8 @@ def _answer(say: Say, lines: list[CaseLine], seconds: float, drawn: str) -> None
 
 def _draw(say: Say, question: Question, manner: _Manner, figure: Path) -> str:
     from calipers.report.distortion import accuracy_by_size, draw
-    from calipers.runs.reproduce import figure_rows, measure_case
+    from calipers.runs.case_rows import figure_rows
+    from calipers.runs.reproduce import measure_case
     from calipers.runs.store import RunStore
 
     rows = figure_rows(question)

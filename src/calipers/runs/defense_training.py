@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from calipers.errors import InvalidInput, UsageError
+from calipers.runs.case_rows import defense_names
 from calipers.runs.catalog import named_defense
-from calipers.runs.reproduce import defense_names
 from calipers.runs.training import arrays_of
 from calipers.sources.datasets import load_dataset
 

@@ -1,0 +1,208 @@
+"""The measurements of a case study: every row of every defense as a run with a file of its own, so it resumes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, final
+
+from calipers.errors import UsageError
+from calipers.runs.catalog import DEFENSES, named_defense
+from calipers.runs.spec import RunSpec
+
+if TYPE_CHECKING:
+    from calipers.defenses.base import Defense, Row
+    from calipers.runs.store import RunStore
+
+__all__ = ["FIGURE_SIZES", "CaseRow", "Question", "case_rows", "defense_names", "figure_rows", "is_complete"]
+
+_SCHEME = "iclr2018"
+
+FIGURE_SIZES = ("0.01", "0.02", "0.04", "0.06", "0.08", "0.1", "0.14", "0.2")
+"""The sizes at which the lecture's figure is measured, linf, in input units."""
+
+_CURVES = {
+    "neither": ("undefended", "undefended"),
+    "thermometer encoding": ("", "adaptive"),
+    "adversarial training": ("undefended-adversarial", "undefended"),
+    "both": ("adversarial", "adaptive"),
+}
+
+
+@final
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every defense alike.
+
+    Args:
+        data: the data reference.
+        folder: where the runs go, a folder a defense.
+        weights: the folder of trained parts; those that ship if None.
+        limit: how many inputs; None takes all.
+        skip: how many to leave out at the front.
+        sample: the size of a stratified subset; None takes them in their order.
+        seed: of every run.
+        device: the device.
+    """
+
+    data: str
+    folder: Path
+    weights: Path | None = None
+    limit: int | None = None
+    skip: int = 0
+    sample: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@final
+@dataclass(frozen=True)
+class CaseRow:
+    """One measurement of the case study, in plain values.
+
+    Args:
+        defense: the name of the defense.
+        authors: who published it, and when.
+        source: where.
+        published: data, size, clean accuracy, claim and adaptive figure as they are printed.
+        role: undefended, naive, matched, adaptive, ablation or prescribed.
+        what: the attack in a few words.
+        family: the mechanism, where a defense has several.
+        size: the size with its unit, for people.
+        within: the largest distance that counts, for an attack that looks for the least; None for any.
+        spec: the specification of the run.
+        path: its file.
+    """
+
+    defense: str
+    authors: str
+    source: str
+    published: dict[str, str]
+    role: str
+    what: str
+    family: str
+    size: str
+    within: float | None
+    spec: RunSpec
+    path: Path
+
+
+def defense_names(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Check the names of defenses.
+
+    Args:
+        wanted: names; none for all.
+
+    Returns:
+        Names, in the order of the case study.
+
+    Raises:
+        UsageError: if one is unknown.
+    """
+    unknown = [name for name in wanted if name not in DEFENSES]
+    if unknown:
+        raise UsageError(f"no defense of ICLR 2018 is called {unknown[0]!r}: there are {', '.join(DEFENSES)}")
+    return tuple(name for name in DEFENSES if not wanted or name in wanted)
+
+
+def case_rows(names: Sequence[str], question: Question) -> tuple[CaseRow, ...]:
+    """List the measurements of defenses; loads torch.
+
+    Args:
+        names: of the defenses.
+        question: what is asked of each.
+
+    Returns:
+        The measurements, in the order of the table.
+    """
+    found = []
+    for name in names:
+        defense = named_defense(name, weights=question.weights)
+        for number, row in enumerate(defense.rows()):
+            found.append(_case_row(name, defense, number, row, question))
+    return tuple(found)
+
+
+def figure_rows(question: Question) -> tuple[CaseRow, ...]:
+    """List the measurements of the lecture's figure: accuracy against distortion, with and without two defenses.
+
+    Thermometer encoding and adversarial training are taken alone, together, and neither. Each is attacked by the
+    adaptive attack of thermometer encoding, without its substitute where nothing is encoded.
+
+    Args:
+        question: what is asked.
+
+    Returns:
+        The measurements; the family is the curve.
+    """
+    defense = named_defense("thermometer", weights=question.weights)
+    known: dict[str, Row] = {row.role: row for row in reversed(defense.rows())}
+    found = []
+    for curve, (variant, role) in _CURVES.items():
+        for number, eps in enumerate(FIGURE_SIZES):
+            row = replace(known[role], variant=variant, eps=eps, unit="", family=curve, what=f"linf {eps}")
+            found.append(_case_row("thermometer", defense, number, row, question))
+    return tuple(
+        replace(row, path=row.path.parent.parent / "figure" / row.path.name, size=row.spec.eps)
+        for row in found
+    )
+
+
+def is_complete(store: RunStore) -> bool:
+    """Say whether a run was measured to the end.
+
+    Args:
+        store: the run.
+
+    Returns:
+        Whether it was.
+    """
+    done, total = store.progress()
+    return total is not None and done >= total
+
+
+def _case_row(name: str, defense: Defense, number: int, row: Row, question: Question) -> CaseRow:
+    device: Literal["cpu", "cuda"] = "cuda" if question.device.startswith("cuda") else "cpu"
+    model = row.variant
+    if ":" not in model:
+        model = f"{_SCHEME}:{name}" + (f"/{model}" if model else "")
+        model += f"?weights={question.weights}" if question.weights is not None else ""
+    spec = RunSpec(
+        kind="attack",
+        model=model,
+        data=question.data,
+        method=repr(row.attack),
+        norm=row.norm,
+        eps=row.eps,
+        judge=repr(row.judge),
+        device=device,
+        seed=question.seed,
+        skip=question.skip,
+        limit=question.limit,
+        sample=question.sample,
+    )
+    size = f"{row.norm} {row.eps or row.within or 'least'}" + (f" ({row.unit})" if row.unit else "")
+    paper = defense.paper
+    published = {
+        "data": paper.data,
+        "threat": paper.threat,
+        "clean": paper.clean,
+        "claimed": paper.claimed,
+        "adaptive": paper.adaptive,
+        "note": paper.note,
+    }
+    # runs of other sizes, inputs and recipes have files of their own, and so have those of another revision
+    stem = re.sub(r"[^a-z0-9]+", "-", f"{row.family} {row.role} {row.what}".lower()).strip("-")[:60]
+    path = question.folder / name / f"{number:02d}-{stem}-{spec.hash[:8]}-r{row.attack.revision}.sqlite"
+    within = float(_size(row.within)) if row.within else None
+    return CaseRow(
+        name, paper.authors, paper.source, published, row.role, row.what, row.family, size, within, spec, path
+    )
+
+
+def _size(text: str) -> float:
+    from calipers.threat.units import parse_size
+
+    return float(parse_size(text))

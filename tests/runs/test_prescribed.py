@@ -1,0 +1,29 @@
+"""Prescribed: what was chosen once is measured again when its attack finds other things."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calipers.attacks.fgsm import FGSM
+from calipers.runs.case_rows import Question, case_rows
+from calipers.runs.prescribed import _kept, _prescribed
+from calipers.runs.reproduce import measure_case
+
+
+def test_a_prescription_is_kept_until_its_attack_is_revised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question(data="bundled:fashion-mnist", folder=tmp_path, limit=2)
+    like = next(row for row in case_rows(["thermometer"], question) if row.role == "adaptive")
+    note = tmp_path / "99-prescribed-0.json"
+    told = {"prescription": {"attack": repr(FGSM())}, "what": "FGSM", "revision": FGSM.revision}
+    note.write_text(json.dumps(told), encoding="utf-8")
+    assert _kept(note, like) is None, "it was not measured yet"
+    row = _prescribed(like, told, note)
+    assert list(measure_case([row], question)) == [row]
+    assert _kept(note, like) == row
+    monkeypatch.setattr(FGSM, "revision", FGSM.revision + 1)
+    assert _kept(note, like) is None
