@@ -88,6 +88,7 @@ class APGD(GradientAttack):
     radii: tuple[float, ...] = (4.0, 2.0, 1.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
             raise UsageError(f"steps is {self.steps} and restarts {self.restarts}: give at least 1 of each")
         if self.targets < 0:

@@ -87,7 +87,7 @@ class Attack(ABC):
     sized: ClassVar[bool]
     """Whether it searches within a given size (True), or for the least (False)."""
     revision: ClassVar[int]
-    """Raised when results change under the same fields; that of a combination rises with those of its members."""
+    """Raised when results change under the same fields; it rises with those of its members and of its estimator."""
 
     @property
     @abstractmethod
@@ -320,6 +320,10 @@ class GradientAttack(Attack):
     """
 
     gradient: GradientEstimator = field(default_factory=Autograd)
+
+    def __post_init__(self) -> None:
+        # the estimator's text stays the same when its estimates change
+        object.__setattr__(self, "revision", self.revision + self.gradient.revision - 1)
 
     @property
     def access(self) -> Access:

@@ -68,6 +68,7 @@ class CarliniWagner(GradientAttack):
     tries: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.weights < 1 or self.tries < 0:
             raise UsageError(
                 f"steps is {self.steps}, weights {self.weights} and tries {self.tries}: give at least 1 step and "

@@ -64,6 +64,7 @@ class DeepFool(GradientAttack):
     tries: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.tries < 0:
             raise UsageError(
                 f"steps is {self.steps} and tries {self.tries}: give at least 1 step, and 0 tries or more"

@@ -43,6 +43,7 @@ class FGSM(GradientAttack):
     loss: Literal["cross_entropy", "margin", "dlr"] = "cross_entropy"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in OBJECTIVES:
             raise UsageError(f"loss is {self.loss!r}: use {', '.join(OBJECTIVES)}")
 

@@ -67,6 +67,7 @@ class FMN(GradientAttack):
     tries: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 2 or self.tries < 0:
             raise UsageError(
                 f"steps is {self.steps} and tries {self.tries}: give at least 2 steps, and 0 tries or more"

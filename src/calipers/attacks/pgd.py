@@ -62,6 +62,7 @@ class PGD(GradientAttack):
     keep: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
             raise UsageError(f"steps is {self.steps} and restarts {self.restarts}: give at least 1 of each")
         if self.step_size is not None and not 0 < self.step_size < float("inf"):

@@ -101,6 +101,7 @@ class BPDA(GradientEstimator):
         if self.inner.access < Access.GRADIENTS:
             raise UsageError("bpda changes the backward, and nes and spsa have none: leave one out")
         object.__setattr__(self, "substitutes", pairs)
+        object.__setattr__(self, "revision", self.revision + self.inner.revision - 1)
 
     @property
     def access(self) -> Access:

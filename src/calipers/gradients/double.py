@@ -46,6 +46,7 @@ class Double(GradientEstimator):
             raise UsageError(
                 "double changes how a backward is computed, and nes and spsa have none: leave one out"
             )
+        object.__setattr__(self, "revision", self.revision + self.inner.revision - 1)
 
     @property
     def access(self) -> Access:

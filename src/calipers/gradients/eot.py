@@ -92,6 +92,7 @@ class EOT(GradientEstimator):
         if self.over is not None:
             over = self.over if isinstance(self.over, Transformations) else Drawn(self.over)
             object.__setattr__(self, "over", over)
+        object.__setattr__(self, "revision", self.revision + self.inner.revision - 1)
 
     @property
     def access(self) -> Access:

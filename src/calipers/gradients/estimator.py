@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, final
+from typing import ClassVar, NoReturn, final
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +58,9 @@ class GradientEstimator(ABC):
 
     A member is a frozen value. Its repr rebuilds it, and :meth:`describe` writes it for the command line.
     """
+
+    revision: ClassVar[int] = 1
+    """Raised when estimates change under the same fields; that of a view rises with that of what is inside."""
 
     @property
     @abstractmethod

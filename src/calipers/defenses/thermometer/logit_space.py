@@ -63,6 +63,7 @@ class LogitSpacePGA(GradientAttack):
     levels: int = LEVELS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.levels < 2:
             raise UsageError(f"steps is {self.steps} and levels {self.levels}: give at least 1 and 2")
         for word, value in (("step_size", self.step_size), ("anneal", self.anneal)):
