@@ -54,8 +54,8 @@ def test_wrong_fallen_and_undetermined_inputs_do_not_stand() -> None:
     assert found.undetermined == 1
     assert found.no_gradient == 1
     assert found.seconds == 10
-    exact = clopper_pearson_interval(2, 5, confidence=0.95)
-    assert (found.lower, found.upper) == (float(exact.lower), float(exact.upper))
+    exact = clopper_pearson_interval([2, 3], 5, confidence=0.95)
+    assert (found.lower, found.upper) == (float(exact.lower[0]), float(exact.upper[1]))
     assert found.distance == 0.75  # the input that is wrong already is not among the distances
 
 
@@ -173,3 +173,44 @@ def test_a_detector_that_draws_does_not_stand_where_half_of_its_draws_fall() -> 
         clean=1.0,
     )
     assert (found.robust, found.undetermined) == (0.5, 1)
+
+
+DRAWN = replace(
+    STANDS, draws=100, wins=0, flips=0, judge="Judge(draws=100, alpha=0.001, rule='majority', quantize=False)"
+)
+
+
+def test_an_image_that_half_of_the_draws_answer_wrongly_is_not_called_clean() -> None:
+    half = replace(DRAWN, flips=50, wins=60, undetermined=True)
+    found = line(DRAWN, DRAWN, half, replace(WRONG, draws=100, flips=100, judge=DRAWN.judge))
+    assert (found.clean, found.clean_undetermined) == (0.5, 1)
+    (table,) = case_tables([found])
+    named = dict(zip(table.columns, table.rows[0], strict=True))
+    assert named["clean %"] == named["accuracy %"] == "50.0 to 75.0"
+    assert (
+        dict(zip(summary_table([found]).columns, summary_table([found]).rows[0], strict=True))["clean"]
+        == "50.0 to 75.0"
+    )
+    by_average = replace(half, judge=half.judge.replace("majority", "average"), undetermined=False)
+    assert line(DRAWN, by_average).clean == 1
+
+
+def test_an_image_that_is_open_with_no_attack_does_not_stand_because_the_attack_went_too_far() -> None:
+    far = replace(DRAWN, flips=50, wins=100, success=True, distance=2.0, reason="found")
+    assert (line(far, DRAWN, within=1.0).robust, line(far, DRAWN, within=1.0).undetermined) == (0.5, 1)
+    assert line(far, DRAWN, within=3.0).undetermined == 0
+
+
+def test_the_interval_of_a_range_holds_both_readings() -> None:
+    found = line(FOUND, STANDS, OPEN, OPEN)
+    assert found.lower == float(clopper_pearson_interval(1, 4, confidence=0.95).lower)
+    assert found.upper == float(clopper_pearson_interval(3, 4, confidence=0.95).upper)
+
+
+def test_a_figure_of_another_size_than_the_adaptive_attack_says_its_size() -> None:
+    adaptive = line(FOUND, STANDS)
+    far = replace(line(FOUND, FOUND, role="naive"), size="linf 0.3")
+    near = replace(line(STANDS, STANDS, role="naive"), size="linf 0.1 (25.5/255)")
+    for naive, told in (((far,), "0.0 (linf 0.3)"), ((far, near), "100.0")):
+        table = summary_table([*naive, adaptive])
+        assert dict(zip(table.columns, table.rows[0], strict=True))["naive"] == told

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, final
 
 from calipers.errors import UsageError
+from calipers.evidence.bracket import judge_alpha_of
 from calipers.evidence.records import Attempt
 from calipers.report.tables import Table, ceiled_percent, floored_percent
 from calipers.statistics.intervals import clopper_pearson_interval
@@ -36,14 +37,16 @@ class CaseLine:
         clean: the share that is answered rightly with no attack.
         robust: the share that still is under attack.
         lower: lower end of the exact interval of that share for the population.
-        upper: its upper end.
-        confidence: the probability that the interval holds it.
+        upper: upper end of that of the share that was not shown to fall: the two are one where nothing is undetermined.
+        confidence: the probability with which each of the two intervals holds its share.
         undetermined: inputs of which neither was shown; they count as not robust.
         flips: mean share of draws that fail with no attack, for a randomized classifier.
         rate: mean share of draws that fail under attack.
         no_gradient: searches that saw a gradient of 0 at every step.
         distance: median distance of the adversarial examples; infinite where there is none.
         seconds: time of the search and the judge, summed.
+        clean_undetermined: inputs whose answer with no attack was shown to be neither right nor wrong, for a randomized
+            classifier; they count as not right.
     """
 
     defense: str
@@ -66,6 +69,7 @@ class CaseLine:
     no_gradient: int
     distance: float
     seconds: float
+    clean_undetermined: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the line as plain values for JSON.
@@ -121,13 +125,19 @@ def case_line(
     fallen = [row for row in rows if row.success and row.distance <= reach]
     # what a detector rejects is no success of the attack, and stands; of one that draws, the draws may not have said so
     rejects = clean is not None
+    unsure = [_is_open_when_clean(row) for row in rows]
     undetermined = sum(
-        row.undetermined and row.distance <= reach and (row.draws > 1 or not rejects) for row in rows
+        not (row.success and row.distance <= reach)
+        and (open_ or (row.undetermined and row.distance <= reach and (row.draws > 1 or not rejects)))
+        for row, open_ in zip(rows, unsure, strict=True)
     )
     robust = len(rows) - len(fallen) - undetermined
     if clean is not None:  # an image that is rejected with no attack stands for nothing
         robust = min(robust, round(clean * len(rows)))
-    interval = clopper_pearson_interval(robust, len(rows), confidence=confidence)
+    # both readings: what is undetermined fell, or it stands
+    least = clopper_pearson_interval(robust, len(rows), confidence=confidence)
+    most = clopper_pearson_interval(robust + undetermined, len(rows), confidence=confidence)
+    right = sum(row.reason != "already wrong" for row in rows) - sum(unsure)
     random = any(row.draws > 1 for row in rows)
     moved = sorted(row.distance for row in fallen if row.reason != "already wrong")
     return CaseLine(
@@ -140,10 +150,10 @@ def case_line(
         family=family,
         size=size,
         inputs=len(rows),
-        clean=sum(row.reason != "already wrong" for row in rows) / len(rows) if clean is None else clean,
+        clean=right / len(rows) if clean is None else clean,
         robust=robust / len(rows),
-        lower=float(interval.lower),
-        upper=float(interval.upper),
+        lower=float(least.lower),
+        upper=float(most.upper),
         confidence=confidence,
         undetermined=undetermined,
         flips=sum(row.flips / row.draws for row in rows) / len(rows) if random else None,
@@ -151,7 +161,16 @@ def case_line(
         no_gradient=sum(row.reason == "no gradient" for row in rows),
         distance=moved[len(moved) // 2] if moved else math.inf,
         seconds=sum(row.seconds for row in rows),
+        clean_undetermined=sum(unsure) if clean is None else 0,
     )
+
+
+def _is_open_when_clean(row: Attempt) -> bool:
+    # with no attack, by the majority rule: the interval of the rate of failure holds one half
+    if row.draws == 1 or row.reason == "already wrong" or "rule='majority'" not in row.judge:
+        return False
+    confidence = 1 - judge_alpha_of(row)
+    return float(clopper_pearson_interval(row.flips, row.draws, confidence=confidence).upper) >= 0.5
 
 
 def case_tables(lines: Sequence[CaseLine]) -> tuple[Table, ...]:
@@ -178,15 +197,10 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
     rows = []
     for (name, family), group in groupby(lines, key=lambda line: (line.defense, line.family)):
         found = tuple(group)
-        by_role = {
-            role: min(
-                (line for line in found if line.role == role), key=lambda line: line.robust, default=None
-            )
-            for role in _COLUMNS
-        }
-        cells = [_accuracy(by_role[role]) for role in _COLUMNS]
+        size = next((_size(line) for line in found if line.role == "adaptive"), None)
+        cells = [_strongest([line for line in found if line.role == role], size) for role in _COLUMNS]
         judged = [line for line in found if line.role != "undefended"]
-        clean = ceiled_percent(judged[0].clean, places=1) if judged else "-"
+        clean = _clean(judged[0]) if judged else "-"
         rows.append((name + (f", {family}" if family else ""), clean, *cells, found[0].published["adaptive"]))
     inputs = sorted({line.inputs for line in lines})
     spoken = " or ".join(str(count) for count in inputs)
@@ -195,9 +209,10 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
         ("accuracy, %", "clean", *_COLUMNS, "adaptive, in the literature"),
         tuple(rows),
         (
-            f"{spoken} images; half the width of a 95 % interval is at most {_half_width(min(inputs)):.0f} points. "
-            "naive: the paper's own attack. matched: the adaptive",
-            "attack's size, steps and loss, with autograd's gradient. Every figure is judged on the defense itself.",
+            f"{spoken} images; half the width of a 95 % interval of one reading is at most "
+            f"{_half_width(min(inputs)):.0f} points. naive: the paper's own attack, at another",
+            "size where one is given. matched: the adaptive attack's size, steps and loss, with autograd's gradient.",
+            "Every figure is judged on the defense itself.",
         )
         if lines
         else (),
@@ -211,7 +226,7 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
             line.role,
             (f"{line.family}: " if line.family else "") + line.what,
             line.size,
-            ceiled_percent(line.clean, places=1),
+            _clean(line),
             _accuracy(line),
             f"{floored_percent(line.lower, places=1)} to {ceiled_percent(line.upper, places=1)}",
             "-" if line.rate is None else f"{100 * line.rate:.1f} ({100 * line.flips:.1f})",  # type: ignore[operator]
@@ -230,8 +245,8 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
         for line in flat
     ]
     notes += [
-        "a range: of some images neither was shown; they fell, or they stand (the interval is of the former)"
-        for _ in range(any(line.undetermined for line in lines))
+        "a range: of some images neither was shown; they fell, or they stand (the interval is of both readings)"
+        for _ in range(any(line.undetermined or line.clean_undetermined for line in lines))
     ]
     columns: tuple[str, ...] = (
         "role",
@@ -255,14 +270,35 @@ def _left(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
     return tuple((row[0], row[1].ljust(width), *row[2:]) for row in rows)
 
 
-def _accuracy(line: CaseLine | None) -> str:
-    # where some were neither shown to stand nor to fall, both readings: they fell, or they stand
-    if line is None:
+def _size(line: CaseLine) -> str:
+    # without its other unit
+    return line.size.partition(" (")[0]
+
+
+def _strongest(lines: Sequence[CaseLine], size: str | None) -> str:
+    # of the attacks at the size of the adaptive one, or where there is none, of the others, with their size
+    if not lines:
         return "-"
-    least = ceiled_percent(line.robust, places=1)
-    if not line.undetermined:
+    alike = [line for line in lines if size in (None, _size(line))]
+    found = min(alike or lines, key=lambda line: line.robust)
+    return _accuracy(found) + ("" if alike else f" ({_size(found)})")
+
+
+def _accuracy(line: CaseLine) -> str:
+    return _readings(line.robust, line.undetermined, line.inputs)
+
+
+def _clean(line: CaseLine) -> str:
+    return _readings(line.clean, line.clean_undetermined, line.inputs)
+
+
+def _readings(share: float, undetermined: int, inputs: int) -> str:
+    # where of some neither was shown, both readings: without them, and with them
+    least = ceiled_percent(share, places=1)
+    if not undetermined:
         return least
-    return f"{least} to {ceiled_percent(line.robust + line.undetermined / line.inputs, places=1)}"
+    # counted, and not added as shares, whose sum may be a hair above
+    return f"{least} to {ceiled_percent((round(share * inputs) + undetermined) / inputs, places=1)}"
 
 
 def _half_width(inputs: int) -> float:
