@@ -94,7 +94,24 @@ def test_square_with_few_queries_that_finds_nothing_leaves_its_flag_open(weak: b
     ran = case.within(Square(queries=1), 5.0, rows=case.standing())
     none = replace(ran, success=torch.zeros_like(ran.success))
     assert len(none.rows) > 1
-    assert flags.square_better(case, none, weak=weak).verdict == ("open" if weak else "green")
+    assert flags.square_better(case, none, seconds=5.0, weak=weak).verdict == ("open" if weak else "green")
+
+
+def test_what_square_finds_and_stronger_gradients_find_too_masks_no_gradient() -> None:
+    weak = PGD(steps=1, step_size=0.001, random_start=False)
+    for target, verdict, stronger in (
+        (undefended(), "green", True),
+        (OBFUSCATED["quantizer"]().target, "red", False),
+    ):
+        case = _case(target, attack=weak)
+        ran = case.within(Square(queries=1000), 10.0, rows=case.standing())
+        assert int(ran.success.sum()) > 5
+        found = flags.square_better(case, ran, seconds=20.0)
+        assert found.verdict == verdict
+        assert (found.statistic == 0) is stronger
+        assert (
+            flags.square_better(case, ran, seconds=0.0).verdict == "red"
+        )  # none of them was tried in no time
 
 
 def test_every_check_has_a_finding_a_text_and_a_page() -> None:

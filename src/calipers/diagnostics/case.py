@@ -222,13 +222,23 @@ class Case:
         """
         return tried < min(len(self.x), _LEAST)
 
-    def more(self, check: str, ran: Ran, *, what: str, exact: bool = False, weak: bool = False) -> Finding:
+    def more(
+        self,
+        check: str,
+        ran: Ran,
+        *,
+        what: str,
+        others: str = "the attack does not",
+        exact: bool = False,
+        weak: bool = False,
+    ) -> Finding:
         """Judge by how many inputs another search brings down what the attack under diagnosis did not.
 
         Args:
             check: the name of the check.
             ran: what the other search found among the inputs that stand.
             what: the other search, in a few words.
+            others: which searches do not bring these down, in a few words.
             weak: whether the other search had too little time to say anything by finding nothing.
             exact: whether the share itself is compared with the threshold, as AutoAttack does, and not the lower end
                 of its interval.
@@ -253,7 +263,7 @@ class Case:
             share,
             _SHARE,
             red,
-            f"share of inputs that {what} brings down and the attack does not: {count} of {asked}, "
+            f"share of inputs that {what} brings down and {others}: {count} of {asked}, "
             f"between {low:.3f} and {high:.3f} (95 %)",
             power=f"a share of {1 - 0.05 ** (1 / asked):.3f} is missed at most one time in 20",
             seconds=ran.seconds,

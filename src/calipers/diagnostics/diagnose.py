@@ -194,7 +194,7 @@ def _checks(case: Case, budget: float, told: Callable[[str], None]) -> list[Find
     found.append(indicators.incomplete_optimization(case))
     found.append(indicators.transfer_failure(case))
     found.append(indicators.unconstrained_attack_fails(case, whole))
-    found += _flags(case, blind, weak=square.verdict == "open")
+    found += _flags(case, blind, seconds=0.05 * budget, weak=square.verdict == "open")
     told("the binarization test")
     found.append(checked("binarization", 0.12, binarization))
     told("convergence by doubling")
@@ -203,12 +203,12 @@ def _checks(case: Case, budget: float, told: Callable[[str], None]) -> list[Find
     return found
 
 
-def _flags(case: Case, square: Ran | None, *, weak: bool) -> list[Finding]:
+def _flags(case: Case, square: Ran | None, *, seconds: float, weak: bool) -> list[Finding]:
     return [
         flags.randomized(case),
         flags.softmax_output(case),
         flags.zero_gradient(case),
-        flags.square_better(case, square, weak=weak),
+        flags.square_better(case, square, seconds=seconds, weak=weak),
         flags.optimization_at_inference(case),
         flags.few_classes(case),
     ]
