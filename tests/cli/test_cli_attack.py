@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from calipers.runs.store import Measured, RunStore
+
 Call = Callable[..., Any]
 PLAIN = "bundled:fashion-cnn28-plain"
 NOISY = "bundled:fashion-cnn28-noise-0.25"
@@ -118,6 +120,33 @@ def test_both_jaws_of_a_smoothed_classifier_close_on_one_radius(calipers: Call, 
     assert "robust radius: proved from below, found from above" in calipers("show", "b.sqlite").out
     again = calipers("bracket", *asked, "--no-compile", "--batch-size", "100", "--run", "b.sqlite")
     assert "nothing is left to do" in again.err
+
+
+def test_an_unfinished_bracket_says_how_far_each_side_is(calipers: Call, here: Path) -> None:
+    asked = (PLAIN, DATA, "--limit", "4", "--attack", "ddn(steps=5)", "--no-clean")
+    calipers("bracket", *asked, "--run", "whole.sqlite")
+    assert "unfinished" not in calipers("show", "whole.sqlite").out
+    with RunStore.read(Path("whole.sqlite")) as whole, RunStore.open(Path("cut.sqlite"), whole.spec) as cut:
+        proved, tried = whole.certificates(), whole.attempts()
+        cut.note("started", {"total": 8})
+        cut.append(Measured(f"{row.index:032x}", [row]) for row in proved)
+        before = calipers("show", "cut.sqlite")
+        figures = calipers("show", "cut.sqlite", "--json").json
+        cut.append(Measured(f"{4 + row.index:032x}", [row]) for row in tried[:3])
+    assert "certified %" in before.out
+    assert "attack    DDN(gradient=Autograd(), steps=5" in before.out
+    assert "attacked  0 of 4 inputs so far, so that no upper radius was found" in before.out
+    assert "unfinished: 4 of 4 certificates and 0 of 4 attacks" in before.out
+    assert (figures["jaws"], figures["finished"]) == ({"certificates": 4, "attacks": 0}, False)
+    after = calipers("show", "cut.sqlite")
+    assert "unfinished: 4 of 4 certificates and 3 of 4 attacks" in after.out
+    assert [line.endswith("?|    inf") for line in after.out.splitlines() if "|" in line] == [
+        *[False] * 3,
+        True,
+    ]
+    assert "? not attacked" in after.out
+    beside = calipers("show", "cut.sqlite", "whole.sqlite").out
+    assert "cut.sqlite is unfinished: 4 of 4 certificates and 3 of 4 attacks" in beside
 
 
 def test_a_radius_that_is_too_large_is_a_contradiction_and_exit_code_1(

@@ -36,7 +36,7 @@ FOUND = made_attempt(distance=0.75, eps=None, goal="Untargeted()", judge="Judge(
 def made(lower: float, upper: float, index: int = 0) -> Bracket:
     proved = replace(PROVED, radius=lower, index=index)
     found = None if math.isinf(upper) else replace(FOUND, distance=upper, index=index)
-    return Bracket(index, 3, proved, found)
+    return Bracket(index, 3, proved, found, attempts=1)
 
 
 def bar(row: Bracket, *, cells: int = 20, scale: float | None = 1.0) -> str:
@@ -61,6 +61,14 @@ def bar(row: Bracket, *, cells: int = 20, scale: float | None = 1.0) -> str:
 )
 def test_a_bar_is_proved_then_open_then_blank(lower: float, upper: float, drawn: str) -> None:
     assert bar(made(lower, upper)) == drawn
+
+
+def test_an_input_that_nobody_attacked_is_not_drawn_as_one_where_nothing_was_found() -> None:
+    rows = [made(0.25, 0.75), made(0.25, math.inf, 1), replace(made(0.25, math.inf, 2), attempts=0)]
+    table = bracket_bars(rows, cells=10, scale=1.0)
+    assert [row[3][-2] for row in table.rows] == [" ", ">", "?"]
+    assert table.notes[1:] == ("? not attacked",)
+    assert not bracket_bars(rows[:2], cells=10, scale=1.0).notes[1:]
 
 
 @given(st.floats(0, 2), st.floats(0, 2), st.integers(10, 80))

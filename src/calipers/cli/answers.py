@@ -23,6 +23,7 @@ __all__ = [
     "clean_of",
     "decided_radii",
     "describe_run",
+    "how_far",
     "text_of_run",
     "unfinished_line",
 ]
@@ -101,6 +102,8 @@ def describe_run(
     }
     rows = store.certificates()
     tried = store.attempts()
+    if spec.kind == "bracket":
+        payload["jaws"] = {"certificates": len(rows), "attacks": len(tried)}
     if tried:
         from calipers.report.attempts import summarize_attempts
 
@@ -142,11 +145,13 @@ def text_of_run(store: RunStore, *, radii: Sequence[float] | None = None, most: 
         lines.append(
             _summary_text(store, summarize(rows, radii=radii or decided_radii(rows), spec=store.spec))
         )
+        if store.spec.kind == "bracket":
+            lines += ["", _not_attacked(store)]
     elif answered:
         lines.append(_prediction_text(store, answered))
     else:
         lines.append("no input is finished yet")
-    unfinished = unfinished_line(*store.progress())
+    unfinished = unfinished_line(store)
     if unfinished:
         lines += ["", *unfinished]
     return "\n".join(lines)
@@ -168,21 +173,42 @@ def decided_radii(rows: Sequence[Certificate]) -> tuple[float, ...] | None:
     return None if radii is None else (0.0, *radii)
 
 
-def unfinished_line(done: int, total: int | None) -> tuple[str, ...]:
+def how_far(store: RunStore) -> str | None:
+    """Say how far a run is that is not finished.
+
+    Args:
+        store: the run.
+
+    Returns:
+        Such as ``5 of 12 inputs``, of a bracket each side by itself; None if it is finished.
+    """
+    done, total = store.progress()
+    if total is None or done >= total:
+        return None
+    if store.spec.kind != "bracket":
+        return f"{done} of {total} inputs"
+    proved, tried = len(store.certificates()), len(store.attempts())
+    return f"{proved} of {total // 2} certificates and {tried} of {total // 2} attacks"
+
+
+def unfinished_line(store: RunStore) -> tuple[str, ...]:
     """Warn of numbers of a run that is not finished.
 
     Args:
-        done: the inputs that are done.
-        total: how many there will be; None where that is not known.
+        store: the run.
 
     Returns:
         One line, or none if it is finished.
     """
-    if total is None or done >= total:
+    far = how_far(store)
+    if far is None:
         return ()
+    if store.spec.kind == "bracket":
+        why = "an input that is not attacked yet has no upper radius"
+    else:
+        why = "with --decide, inputs that are decided early come first"
     return (
-        f"unfinished: {done} of {total} inputs, and these shares are not those of the whole (with --decide, inputs "
-        "that are decided early come first); the same command goes on.",
+        f"unfinished: {far}, and these shares are not those of the whole ({why}); the same command goes on.",
     )
 
 
@@ -239,6 +265,16 @@ def _bracket_text(store: RunStore, most: int) -> str:
     jaws = close_jaws(store.records())
     asked, clean = columns_of(_asked_of_attack(store)), columns_of(_clean_row(store))
     return "\n\n".join(part for part in (asked, jaws.text(most=most), clean) if part)
+
+
+def _not_attacked(store: RunStore) -> str:
+    # The side of a bracket that comes after the certificates.
+    from calipers.report.tables import columns_of
+
+    spec, (_, total) = store.spec, store.progress()
+    of = "" if total is None else f" of {total // 2}"
+    attacked = f"0{of} inputs so far, so that no upper radius was found"
+    return columns_of((("attack", spec.attack), ("judge", spec.judge), ("attacked", attacked)))
 
 
 def _attack_text(store: RunStore, rows: Sequence[Attempt]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calipers.cli.answers import how_far
 from calipers.cli.console import Say
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def answer_joined(say: Say, paths: Sequence[Path]) -> None:
     for path in paths:
         with RunStore.read(path) as store:
             rows += store.records()
-            spec, (done, total) = store.spec, store.progress()
+            spec, (done, total), far = store.spec, store.progress(), how_far(store)
         runs.append({"run": str(path), "spec": asdict(spec), "done": done, "total": total})
         told.append(f"{path}: {_described(spec)}")
-        if total is not None and done < total:
-            unfinished.append(f"{path} is unfinished: {done} of {total} inputs")
+        if far is not None:
+            unfinished.append(f"{path} is unfinished: {far}")
         named |= {spec.target} - {""}
     joined = join_runs(rows)
     word = [

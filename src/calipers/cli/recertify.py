@@ -67,6 +67,7 @@ def recertify(
         with RunStore.read(run) as store:
             found = read_again(store, alpha=alpha, bound=bound, validity="anytime" if anytime else None)
             before, spec, (done, total) = store.certificates(), store.spec, store.progress()
+            unfinished = unfinished_line(store)
         both = [*before, *found.certificates]
         grid = (decided_radii(before) or default_radii(both)) if radii is None else read_grid(radii)
         old = summarize(before, radii=grid, spec=spec)
@@ -91,7 +92,7 @@ def recertify(
             },
             table.text(),
             "",
-            *unfinished_line(done, total),
+            *unfinished,
             "the run declared its alpha and bound before it drew; keeping the better of two readings costs the sum of "
             "their alphas",
             *saved,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calipers.cli import options
-from calipers.cli.answers import clean_of, decided_radii, describe_run, text_of_run
+from calipers.cli.answers import clean_of, decided_radii, describe_run, how_far, text_of_run
 from calipers.cli.console import Say, speaking
 from calipers.cli.joined import answer_joined, attacks_alone
 from calipers.errors import UsageError
@@ -98,11 +98,11 @@ def _show_many(say: Say, paths: list[Path], grid: tuple[float, ...] | None) -> N
                 raise UsageError(f"{path} has no certificates: runs side by side need some in each")
             found[str(path)] = (rows, store.spec)
             payloads.append(describe_run(store, radii=grid))
-            right, (done, total) = clean_of(store), store.progress()
+            right, far = clean_of(store), how_far(store)
             if right is not None:
                 clean[str(path)] = floored_percent(right[0] / right[1])
-            if total is not None and done < total:
-                unfinished.append(f"{path} is unfinished: {done} of {total} inputs")
+            if far is not None:
+                unfinished.append(f"{path} is unfinished: {far}")
     norms = {rows[0].norm for rows, _ in found.values()}
     if len(norms) > 1:
         raise UsageError(f"these runs have radii in {', '.join(sorted(norms))}: one table is of one norm")

@@ -17,7 +17,7 @@ __all__ = ["bracket_bars", "bracket_table", "bracket_text", "bracket_values"]
 
 Order = Literal["index", "radius"]
 
-_PROVED, _OPEN, _BEYOND, _ENDLESS, _AGAINST = "#", "-", " ", ">", "!"
+_PROVED, _OPEN, _BEYOND, _ENDLESS, _UNTRIED, _AGAINST = "#", "-", " ", ">", "?", "!"
 _LEGEND = (
     f"{_PROVED} proved: no adversarial example   {_OPEN} open   blank: beyond one that was found   "
     f"{_ENDLESS} none was found"
@@ -51,7 +51,7 @@ def bracket_bars(
         UsageError: if there is no room to draw in, or the scale is not positive.
 
     Example:
-        >>> print(bracket_bars([Bracket(0, 3, None, None)], cells=10, scale=1.0).text())
+        >>> print(bracket_bars([Bracket(0, 3, None, None, attempts=1)], cells=10, scale=1.0).text())
         robust radius: proved from below, found from above
         input  label  lower  0         1   upper
         0          3      0  |--------->|    inf
@@ -74,6 +74,8 @@ def bracket_bars(
     notes = [_LEGEND]
     if any(row.contradiction for row in shown):
         notes.append(f"{_AGAINST} found inside what was proved: one of the two is wrong, or chance")
+    if any(_untried(row) for row in shown):
+        notes.append(f"{_UNTRIED} not attacked")
     if len(shown) < len(brackets):
         notes.append(f"{len(shown)} of {len(brackets)} inputs are drawn, at equal steps by {order}")
     norm = next((side.norm for row in brackets for side in (row.lower, row.upper) if side is not None), "")
@@ -204,7 +206,13 @@ def _bar(row: Bracket, right: float, cells: int) -> str:
         high = max(min(math.ceil(row.lower_radius / right * cells), cells), low + 1)
         return (_PROVED * low + _AGAINST * (high - low)).ljust(cells, _BEYOND)
     drawn = (_PROVED * lower).ljust(math.ceil(upper), _OPEN).ljust(cells, _BEYOND)
-    return drawn[:-1] + _ENDLESS if math.isinf(row.upper_radius) else drawn
+    if not math.isinf(row.upper_radius):
+        return drawn
+    return drawn[:-1] + (_UNTRIED if _untried(row) else _ENDLESS)
+
+
+def _untried(row: Bracket) -> bool:
+    return math.isinf(row.upper_radius) and not row.attempts
 
 
 def _spread(rows: Sequence[Bracket], most: int) -> list[Bracket]:
