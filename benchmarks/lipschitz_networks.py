@@ -2,7 +2,8 @@
 
     python benchmarks/lipschitz_networks.py --cifar FOLDER --out benchmarks/results/lipschitz-networks.json
 
-The data lie in ../shared/data; FOLDER holds CIFAR-10 (JPEG) unpacked. What is absent is left out, and named.
+The data lie in ../shared/data; FOLDER holds CIFAR-10 (JPEG) unpacked. What is absent is left out, and named. With
+``--only NAME`` that network alone is measured, and its entry of the file that is there already replaced.
 """
 
 from __future__ import annotations
@@ -46,9 +47,25 @@ def certified(model: str, data: str, radii: str, *options: str) -> Any:
         return calipers("show", run, "--radii", radii)
 
 
+def places(data: str, cifar: Path | None) -> tuple[str, str]:
+    """Give the reference of a data set as it is read here, and as it is shown."""
+    return (f"folder:{cifar}/test", "folder:cifar10/test") if data == "cifar" else (data, data)
+
+
+def replace_one(model: str, cifar: Path | None, out: Path) -> None:
+    """Measure one network again, and put it in the place of its entry."""
+    data, radii = NETWORKS[model]
+    found = network(model, *places(data, cifar), radii) | {"environment": environment("numpy", "scipy")}
+    result = json.loads(out.read_text(encoding="utf-8"))
+    result["networks"] = [
+        found if old["lipschitz"]["described"]["model"] == model else old for old in result["networks"]
+    ]
+    report(result, out)
+
+
 def network(model: str, data: str, shown: str, radii: str) -> dict[str, Any]:
     """Bound a network from both sides, and certify with the bound."""
-    return {
+    found = {
         "commands": [
             f"calipers lipschitz '{model}' --json",
             f"calipers certify '{model}' '{shown}' --lipschitz --run net.sqlite",
@@ -57,6 +74,8 @@ def network(model: str, data: str, shown: str, radii: str) -> dict[str, Any]:
         "lipschitz": calipers("lipschitz", model),
         "certified": certified(model, data, radii)["summary"],
     }
+    found["certified"]["asked"]["data"] = shown
+    return found
 
 
 def forms() -> dict[str, Any]:
@@ -81,17 +100,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 (JPEG), unpacked: a folder that holds test/")
+    parser.add_argument("--only", choices=tuple(NETWORKS), help="the only network that is measured")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.only:
+        if arguments.out is None:
+            parser.error("--only replaces an entry of a file: name it with --out")
+        replace_one(arguments.only, arguments.cifar, arguments.out)
+        return
     networks, absent = [], []
     for model, (data, radii) in NETWORKS.items():
         if (data == "cifar" and arguments.cifar is None) or not SHARED.is_dir():
             absent.append(model)
             continue
-        shown = "folder:cifar10/test" if data == "cifar" else data
-        place = f"folder:{arguments.cifar}/test" if data == "cifar" else data
-        networks.append(network(model, place, shown, radii))
-        networks[-1]["certified"]["asked"]["data"] = shown
+        networks.append(network(model, *places(data, arguments.cifar), radii))
     result = {
         "what": "Lipschitz constants of networks from both sides, layer by layer, and what they certify in l2",
         "networks": networks,

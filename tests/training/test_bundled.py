@@ -1,10 +1,12 @@
 """The networks that ship do what their cards say, on the images that ship."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+import calipers
 from calipers.attacks.pgd import PGD
 from calipers.certificates.lipschitz.margin import certify_margins
 from calipers.certificates.lipschitz.network import lipschitz_upper_bound
@@ -80,6 +82,12 @@ def test_the_constant_on_the_card_of_a_shipped_lipschitz_network_is_what_its_wei
     proved = lipschitz_upper_bound(target.module, target.input_shape).upper
     assert 0.99 < proved <= card["lipschitz_upper_bound"] * (1 + 1e-6)
     assert proved < 1.05
+
+
+def test_all_checkpoints_that_ship_are_under_12_megabytes_together() -> None:
+    sizes = [path.stat().st_size for path in Path(calipers.__file__).parent.rglob("*.safetensors")]
+    assert len(sizes) >= 18
+    assert sum(sizes) < 12_000_000
 
 
 @pytest.mark.parametrize("name", (*NAMES, *LIPSCHITZ, ADVERSARIAL))

@@ -191,7 +191,7 @@ def _lipschitz_cnn32(num_classes: int) -> nn.Module:
         *(nn.Conv2d(3, 32, 2, stride=2), GroupSort(), nn.Conv2d(32, 64, 2, stride=2), GroupSort()),
         *(nn.Conv2d(64, 64, 3, padding=1), GroupSort()),
         nn.Flatten(),
-        *(nn.Linear(64 * 8 * 8, 256), GroupSort(), nn.Linear(256, num_classes)),
+        *(nn.Linear(64 * 8 * 8, 224), GroupSort(), nn.Linear(224, num_classes)),
     )
 
 
