@@ -294,3 +294,99 @@ def test_binarization_passes_a_sound_attack_and_fails_a_weak_one() -> None:
 @pytest.mark.parametrize(("norm", "size"), [(Norm.LINF, 1.0), (Norm.L2, 8.0), (Norm.L1, 64.0)])
 def test_the_whole_box_fits_into_a_ball_of_that_size(norm: Norm, size: float) -> None:
     assert span_of(undefended(), norm) == size
+
+
+class _Refusing(nn.Module):
+    """Leaves torch, so that autograd refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = undefended().module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.net(x.detach()).numpy())
+
+
+def test_a_comparison_of_two_searches_without_a_gradient_is_open() -> None:
+    case = _case(Target(_Refusing().eval(), num_classes=3, input_shape=(1, 8, 8), probe=False))
+    assert case.main is not None and case.main.refused
+    for found in (
+        behaviours.one_step_beats_iterative(case, seconds=5.0),
+        more_steps_help(case, seconds=5.0),
+        indicators.incomplete_optimization(case),
+    ):
+        assert found.verdict == "open"
+
+
+class _Undefined(nn.Module):
+    """Gives scores that are no numbers wherever the input is not one of the images that it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = undefended().module
+        self.register_buffer("known", X[:, :, 0, 0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = (x[:, None, 0, 0, 0] == self.known[None, :, 0]).any(1)
+        return torch.where(known[:, None], self.net(x), torch.nan)
+
+
+def test_scores_that_are_no_numbers_leave_checks_open_and_never_green() -> None:
+    case = _case(Target(_Undefined().eval(), num_classes=3, input_shape=(1, 8, 8), probe=False))
+    assert len(case.x) == 20
+    assert indicators.incomplete_optimization(case).verdict == "open"
+    case.x = case.x + 0.001
+    assert flags.randomized(case).verdict == flags.softmax_output(case).verdict == "open"
+
+
+def test_inputs_for_which_the_classifier_abstains_are_not_answered_rightly() -> None:
+    abstains = Target(_Undefined().eval(), num_classes=3, input_shape=(1, 8, 8), probe=False)
+    with pytest.raises(UsageError, match="none of 20 inputs"):
+        make_case(abstains, X + 0.001, Y, LINF, PGD(), seed=0)
+
+
+def test_a_size_beyond_the_box_leaves_the_sizes_open() -> None:
+    case = make_case(undefended(), X, Y, ThreatModel(Norm.LINF, 5.0), PGD(steps=5), seed=0)
+    case.main = case.within(case.attack, 5.0)
+    assert behaviours.success_falls_with_size(case, seconds=5.0).verdict == "open"
+
+
+def test_a_loss_that_rises_from_every_start_is_unfinished_however_many_starts_there_are() -> None:
+    for restarts in (1, 2, 8):
+        attack = PGD(steps=10, step_size=0.01, restarts=restarts)
+        found = indicators.incomplete_optimization(_case(undefended(), attack=attack))
+        assert found.verdict == "red" and found.statistic > 0.9
+
+
+def test_checks_are_open_where_few_inputs_were_asked_for_want_of_time() -> None:
+    case = _case(undefended())
+    assert not case.scant(20)
+    few = replace(case, x=case.x[:3], y=case.y[:3], looked=3)
+    assert few.given == 20 and few.scant(3)
+    assert not replace(few, given=3).scant(3)  # there were no others
+
+
+def test_half_precision_probabilities_are_seen() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = undefended().module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).softmax(1).bfloat16()
+
+    target = Target(Half().eval(), num_classes=3, input_shape=(1, 8, 8), probe=False)
+    assert flags.softmax_output(_case(target, run=False)).verdict == "red"
+    assert flags.softmax_output(_case(undefended(), run=False)).verdict == "green"
+
+
+def test_what_is_found_more_is_told_where_it_is_too_little_to_be_red() -> None:
+    case = _case(OBFUSCATED["quantizer"]().target)
+    assert case.main is not None
+    rows = list(range(20))
+    case.main = replace(case.main, rows=rows, success=torch.zeros(20, dtype=torch.bool))
+    one = replace(case.main, success=torch.arange(20) == 3)
+    found = case.more("more-steps-help", one, what="twice")
+    assert found.verdict == "green" and "1 more" in found.explanation
+    none = case.more("more-steps-help", case.main, what="twice")
+    assert none.verdict == "green" and none.explanation == TEXTS["more-steps-help"].green

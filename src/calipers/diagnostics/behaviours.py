@@ -53,6 +53,10 @@ def one_step_beats_iterative(case: Case, *, seconds: float) -> Finding:
     if case.threat.norm not in FGSM.norms or case.attack.access < Access.SCORES:
         return case.finding(name, math.nan, _LEVEL, None, f"FGSM does not search in {case.threat.norm}")
     ran = case.within(FGSM(case.gradient), seconds, rows=case.main.rows)
+    if ran.refused:
+        return case.finding(
+            name, math.nan, _LEVEL, None, f"one step has no gradient to follow: {ran.refused}"
+        )
     alone = sum(
         one and not case.main.fell(row) for row, one in zip(ran.rows, ran.success.tolist(), strict=True)
     )
@@ -149,6 +153,9 @@ def success_falls_with_size(case: Case, *, seconds: float) -> Finding:
     assert case.main is not None and case.threat.eps is not None, "the attack runs before any check"
     most = span_of(case.target, case.threat.norm)
     shares = [share for share in _SIZES if share * case.threat.eps < most]
+    if len(shares) < 2:
+        words = f"a quarter of the size is no smaller than the whole box, {most:g}: there are no two sizes to compare"
+        return case.finding("success-falls-with-size", math.nan, _LEVEL, None, words)
     spent, fallen, rows = 0.0, list[dict[int, bool]](), case.main.rows
     for place, share in enumerate(shares):
         if share == 1.0:

@@ -7,8 +7,9 @@ the features with that readout. What it does not find, it would not find on the 
 Reference: Zimmermann et al. 2022, arXiv:2206.13991.
 
 Differs from the paper: the threshold on the success is ours, 0.95, and red begins where the upper end of the Wilson
-interval lies below it; the test is called too easy where 200 random points do as well as the attack, by McNemar's exact
-test; fewer inner points where the readout cannot separate them.
+interval lies below it, while a success below 0.95 whose interval reaches it is open; the test is called too easy where
+200 random points do as well as the attack, by McNemar's exact test; fewer inner points where the readout cannot
+separate them; a detector has no readout here.
 """
 
 import math
@@ -61,6 +62,8 @@ def binarization(case: Case, *, seconds: float) -> Finding:
         return case.finding(
             name, math.nan, _PASS, None, f"it is made for linf and l2, and not {case.threat.norm}"
         )
+    if case.target.detector:
+        return case.finding(name, math.nan, _PASS, None, "the readout would stand without the detector")
     path = last_layer(case.target, case.x[:2])
     if path is None:
         return case.finding(name, math.nan, _PASS, None, "the last layer takes the input itself")
@@ -104,6 +107,8 @@ def _judged(case: Case, solved: list[bool], random: list[bool], spent: float) ->
     red: bool | None = high < _PASS
     if not red and alike:
         red, words = None, f"{words}, which do as well: the test is too easy"
+    if red is False and (count < _PASS * tried or case.scant(tried)):
+        red = None
     power = f"{tried} inputs"
     return case.finding("binarization", count / tried, _PASS, red, words, power=power, seconds=spent)
 

@@ -80,6 +80,7 @@ class Case:
         judge: how success is judged here.
         main: what that attack found, once it has run.
         pace: the time of a forward pass, once it was measured.
+        given: how many inputs there were, those left out as well.
     """
 
     target: Target
@@ -93,6 +94,7 @@ class Case:
     judge: Judge = _JUDGE
     main: Ran | None = field(default=None)
     pace: Pace | None = field(default=None)
+    given: int = 0
 
     @property
     def gradient(self) -> GradientEstimator:
@@ -220,7 +222,7 @@ class Case:
         Returns:
             The answer.
         """
-        return tried < min(len(self.x), _LEAST)
+        return tried < (_LEAST if self.looked < self.given else min(len(self.x), _LEAST))
 
     def more(
         self,
@@ -258,7 +260,7 @@ class Case:
         red: bool | None = (share if exact else low) > _SHARE
         if not red and (weak or len(ran.rows) < min(left, _LEAST) or self.scant(len(self.main.rows))):
             red = None  # too little was tried to call it green
-        return self.finding(
+        found = self.finding(
             check,
             share,
             _SHARE,
@@ -268,6 +270,10 @@ class Case:
             power=f"a share of {1 - 0.05 ** (1 / asked):.3f} is missed at most one time in 20",
             seconds=ran.seconds,
         )
+        if found.verdict == "green" and count:  # its text says that there is nothing
+            few = f"It finds {count} more, which is not shown to be above {_SHARE} of all."
+            return replace(found, explanation=few)
+        return found
 
     def finding(
         self,
@@ -322,7 +328,8 @@ def make_case(
         threat: norm, size and goal.
         attack: the attack under diagnosis.
         seed: of every draw.
-        seconds: how long asking may take, about; None asks every input. Where the time does not suffice, the last
+        seconds: how long asking may take, about; None asks every input. One whose answer is shown to be neither right
+            nor wrong is left out as a wrong one is. Where the time does not suffice, the last
             inputs are left out, and a randomized classifier is asked less often, 5 times at least.
 
     Returns:
@@ -348,6 +355,7 @@ def make_case(
         answers = judge.answers(target, images[part], draws.of(part))
         goal = goal_of_rows(threat.goal, part)
         wrong = judge.rule_on(answers, labels[part], goal, stochastic=target.stochastic)
+        wrong |= judge.open_at(answers, labels[part], goal, stochastic=target.stochastic)
         rows += [row for row, one in zip(part, wrong.tolist(), strict=True) if not one]
         looked += len(part)
         if seconds is not None and rows and perf_counter() - began >= seconds:
@@ -356,7 +364,8 @@ def make_case(
         raise UsageError(
             f"{target.name} answers none of {len(x)} inputs rightly: give others, or other labels"
         )
-    return case_of(target, images, labels, threat, attack, rows, seed=seed, judge=judge, looked=looked)
+    case = case_of(target, images, labels, threat, attack, rows, seed=seed, judge=judge, looked=looked)
+    return replace(case, given=len(x))
 
 
 def case_of(

@@ -45,4 +45,8 @@ def _doubled(case: Case, field: str, name: str, seconds: float) -> Finding:
     count = int(vars(case.attack)[field])
     more: Attack = replace(case.attack, **{field: 2 * count})
     ran = case.within(more, seconds, rows=case.standing(), turn=2)
+    if ran.refused:
+        return case.finding(
+            name, math.nan, 0.002, None, f"the attack has no gradient to follow: {ran.refused}"
+        )
     return case.more(name, ran, what=f"{2 * count} {field} instead of {count}")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from calipers.attacks.standard import Standard
 from calipers.attacks.view import OutOfTime
@@ -58,9 +59,10 @@ def randomized(case: Case) -> Finding:
                 )
                 for turn in range(_PASSES)
             ]
-        apart = max(float((each - passes[-1]).norm(dim=1).max()) for each in passes)
+        apart = float(torch.stack([(each - passes[-1]).norm(dim=1).max() for each in passes]).max())
     words = f"largest l2 distance of normalized scores in {_PASSES} passes of {len(rows)} inputs"
-    return case.finding(name, apart, _APART, apart > _APART, words, seconds=perf_counter() - began)
+    red = None if math.isnan(apart) else apart > _APART
+    return case.finding(name, apart, _APART, red, words, seconds=perf_counter() - began)
 
 
 def softmax_output(case: Case) -> Finding:
@@ -70,16 +72,30 @@ def softmax_output(case: Case) -> Finding:
         case: the case.
 
     Returns:
-        The finding; its statistic is the largest distance from that.
+        The finding; its statistic is the largest distance from that. Scores that have all been rounded to half
+        precision are given the slack of that. Of a detector, its rejection score is left out.
     """
     name, rows = "softmax-output", list(range(len(case.x)))[:_ROWS]
     if case.target.access < Access.SCORES:
         return case.finding(name, math.nan, _SLACK, None, "the classifier gives no scores")
     with torch.no_grad():
         scores = case.target.logits(case.x[rows], draws=case.draws(rows)).double()
+    scores = scores[:, : case.target.num_classes]
     outside = torch.maximum((-scores).amax(), (scores - 1).amax()).clamp_min(0.0)
-    off = float(torch.maximum(outside, (scores.sum(1) - 1).abs().amax()))
-    return case.finding(name, off, _SLACK, off < _SLACK, "distance of the outputs from probabilities")
+    off, slack = float(torch.maximum(outside, (scores.sum(1) - 1).abs().amax())), _slack(scores)
+    red = None if math.isnan(off) else off < slack
+    return case.finding(name, off, slack, red, "distance of the outputs from probabilities")
+
+
+def _slack(scores: Tensor) -> float:
+    # probabilities that were rounded one by one sum to 1 within the rounding of all of them
+    for kind in (
+        torch.bfloat16,
+        torch.float16,
+    ):  # the coarser first: what it holds the other one may hold too
+        if bool((scores.to(kind).double() == scores).all()):
+            return max(_SLACK, torch.finfo(kind).eps)
+    return _SLACK
 
 
 def zero_gradient(case: Case) -> Finding:

@@ -183,6 +183,8 @@ def silent_success(case: Case) -> Finding:
 def incomplete_optimization(case: Case) -> Finding:
     """Count the failed inputs whose best loss was rising in the last 10 steps by more than 5 % of its whole rise.
 
+    Of several restarts, the one that came farthest is looked at.
+
     Args:
         case: the case.
 
@@ -192,11 +194,14 @@ def incomplete_optimization(case: Case) -> Finding:
     assert case.main is not None, "the attack runs before any check"
     name = "incomplete-optimization"
     failed = rising = 0
+    restarts = int(vars(case.attack).get("restarts", 1))
     for place, values, _ in _courses(case.main):
         if bool(case.main.success[place]) or not len(values):
             continue
+        if bool(values.isnan().any()):
+            return case.finding(name, math.nan, _UNFINISHED, None, "the loss is not a number on the way")
         failed += 1
-        rising += _still_rises(values)
+        rising += _still_rises(_best_start(values, restarts))
     if not failed:
         fallen = bool(case.main.success.all())
         told = "no input stands" if fallen else "the attack keeps no trace of its course"
@@ -206,6 +211,14 @@ def incomplete_optimization(case: Case) -> Finding:
     words = f"share of failed searches whose loss was still rising: {rising} of {failed}"
     red = True if share > _UNFINISHED else None if case.scant(len(case.main.rows)) else False
     return case.finding(name, share, _UNFINISHED, red, words)
+
+
+def _best_start(values: Tensor, restarts: int) -> Tensor:
+    # a search that failed asked equally often from each start; what one start reached is no end of another's rise
+    if restarts < 2 or len(values) % restarts:
+        return values
+    courses = values.view(restarts, -1)
+    return courses[int(courses.amax(1).argmax())]
 
 
 def _still_rises(values: Tensor) -> bool:
@@ -249,6 +262,9 @@ def transfer_failure(case: Case) -> Finding:
     assert case.main is not None, "the attack runs before any check"
     name = "transfer-failure"
     if not isinstance(case.attack, Transfer):
+        if "Transfer(" in repr(case.attack):
+            words = "a part of the attack searches a substitute: diagnose that alone"
+            return case.finding(name, math.nan, 0.0, None, words)
         return case.finding(name, 0.0, 0.0, False, "the classifier itself is searched")
     substitute = load_model(
         case.attack.substitute, device=case.target.device.type, input_shape=case.target.input_shape
@@ -258,7 +274,8 @@ def transfer_failure(case: Case) -> Finding:
     lost = int((fooled & ~case.main.success).sum())
     share = lost / len(rows)
     words = f"share of inputs that fool the substitute alone: {lost} of {len(rows)}"
-    return case.finding(name, share, 0.0, share > 0, words)
+    red = True if share > 0 else None if case.scant(len(rows)) else False
+    return case.finding(name, share, 0.0, red, words)
 
 
 def unconstrained_attack_fails(case: Case, ran: Ran | None) -> Finding:
