@@ -19,6 +19,7 @@ from calipers.errors import GradientsUnavailable
 from calipers.evidence.records import Finding
 from calipers.gradients.estimator import goal_of_rows
 from calipers.sources.models import load_model
+from calipers.statistics.intervals import clopper_pearson_interval
 from calipers.target import Access
 from calipers.threat.objectives import OBJECTIVES
 from calipers.threat.threat_model import Untargeted
@@ -183,7 +184,8 @@ def silent_success(case: Case) -> Finding:
 def incomplete_optimization(case: Case) -> Finding:
     """Count the failed inputs whose best loss was rising in the last 10 steps by more than 5 % of its whole rise.
 
-    Of several restarts, the one that came farthest is looked at.
+    Of several restarts, the one that came farthest is looked at. Red begins where the interval of the share lies above
+    a fifth, or the share above a half.
 
     Args:
         case: the case.
@@ -207,10 +209,17 @@ def incomplete_optimization(case: Case) -> Finding:
         told = "no input stands" if fallen else "the attack keeps no trace of its course"
         calm = fallen and not case.scant(len(case.main.rows))
         return case.finding(name, 0.0, _UNFINISHED, False if calm else None, told)
-    share = rising / failed
-    words = f"share of failed searches whose loss was still rising: {rising} of {failed}"
-    red = True if share > _UNFINISHED else None if case.scant(len(case.main.rows)) else False
-    return case.finding(name, share, _UNFINISHED, red, words)
+    interval = clopper_pearson_interval([rising], failed, confidence=0.95)
+    low, high = float(interval.lower[0]), float(interval.upper[0])
+    words = (
+        f"share of failed searches whose loss was still rising: {rising} of {failed}, between {low:.3f} and {high:.3f} "
+        "(95 %)"
+    )
+    many = (
+        low > _UNFINISHED or 2 * rising > failed
+    )  # of few the interval says nothing, and all of them may rise
+    red = True if many else None if case.scant(len(case.main.rows)) else False
+    return case.finding(name, rising / failed, _UNFINISHED, red, words)
 
 
 def _best_start(values: Tensor, restarts: int) -> Tensor:
