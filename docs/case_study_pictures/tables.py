@@ -14,18 +14,44 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from calipers.report.tables import ceiled_percent, floored_percent
+
 PAGES = Path(__file__).resolve().parent.parent / "case-study"
 ROLES = ("undefended", "naive", "matched", "adaptive", "prescribed")
 
 Line = dict[str, Any]
 
 
+def readings(share: float, undetermined: int, inputs: int) -> str:
+    """Say a share in percent: a range where of some images neither reading was shown."""
+    least = ceiled_percent(share, places=1)
+    if not undetermined:
+        return least
+    return f"{least} to {ceiled_percent((round(share * inputs) + undetermined) / inputs, places=1)}"
+
+
 def accuracy(line: Line) -> str:
-    """Say the accuracy in percent: a range where of some images neither reading was shown."""
-    least = 100 * line["robust"]
-    if not line["undetermined"]:
-        return f"{least:.1f}"
-    return f"{least:.1f} to {least + 100 * line['undetermined'] / line['inputs']:.1f}"
+    """Say the accuracy under attack."""
+    return readings(line["robust"], line["undetermined"], line["inputs"])
+
+
+def clean(line: Line) -> str:
+    """Say the accuracy with no attack."""
+    return readings(line["clean"], line["clean_undetermined"], line["inputs"])
+
+
+def bare(size: str) -> str:
+    """Leave the other unit of a size out."""
+    return size.partition(" (")[0]
+
+
+def strongest(lines: list[Line], size: str) -> str:
+    """Take the strongest attack of this size; where there is none, the strongest of all, with its size."""
+    if not lines:
+        return ""
+    alike = [line for line in lines if bare(line["size"]) == size]
+    found = min(alike or lines, key=lambda line: line["robust"])
+    return accuracy(found) + ("" if alike else f" ({bare(found['size'])})")
 
 
 def rows(lines: list[Line]) -> list[str]:
@@ -39,9 +65,11 @@ def rows(lines: list[Line]) -> list[str]:
             found.append(f"| *{family}* |" + " |" * (len(head) - 1))
         for line in group:
             told = accuracy(line)
-            cells = [line["role"], line["what"], line["size"], f"{100 * line['clean']:.1f}"]
+            cells = [line["role"], line["what"], line["size"], clean(line)]
             cells += [f"**{told}**" if line["role"] == "adaptive" else told]
-            cells += [f"{100 * line['lower']:.1f} to {100 * line['upper']:.1f}"]
+            cells += [
+                f"{floored_percent(line['lower'], places=1)} to {ceiled_percent(line['upper'], places=1)}"
+            ]
             if random:
                 rate = line["rate"]
                 cells.append("" if rate is None else f"{100 * rate:.1f} ({100 * line['flips']:.1f})")
@@ -58,15 +86,9 @@ def overview(lines: list[Line]) -> list[str]:
         measured = list(group)
         judged = [line for line in measured if line["role"] != "undefended"]
         cells = [f"[{name}]({name}.md)" + (f", {family}" if family else "")]
-        cells += [
-            next((x for x in judged if x["role"] == "adaptive"), judged[0])["size"],
-            f"{100 * judged[0]['clean']:.1f}",
-        ]
-        for role in head[3:-1]:
-            best = min(
-                (line for line in measured if line["role"] == role), key=lambda x: x["robust"], default=None
-            )
-            cells.append("" if best is None else accuracy(best))
+        size = next((x for x in judged if x["role"] == "adaptive"), judged[0])["size"]
+        cells += [size, clean(judged[0])]
+        cells += [strongest([x for x in measured if x["role"] == role], bare(size)) for role in head[3:-1]]
         found.append("| " + " | ".join([*cells, judged[0]["published"]["adaptive"]]) + " |")
     return found
 
