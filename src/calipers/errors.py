@@ -162,3 +162,7 @@ class SoftmaxOutput(CalipersWarning):
 
 class MissingClasses(CalipersWarning):
     """A subset of the data lacks some of the classes."""
+
+
+class BeyondTheBox(CalipersWarning):
+    """The size allowed is beyond the box of inputs, so that every input can become any other."""

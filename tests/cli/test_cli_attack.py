@@ -48,6 +48,14 @@ def test_an_attack_within_a_size_tells_robust_accuracy_and_its_records_add_up(
     assert "without any attack" in next(line for line in again.out.splitlines() if "clean accuracy" in line)
 
 
+def test_a_size_beyond_the_box_is_warned_of_once_and_attacked(calipers: Call, here: Path) -> None:
+    asked = ("attack", PLAIN, DATA, "--norm", "linf", "--attack", "fgsm", "--limit", "3", "--batch-size", "1")
+    said = calipers(*asked, "--eps", "3", "--run", "a.sqlite")
+    assert said.code == 0
+    assert said.err.count("warning: eps is 3 and linf 1 holds the whole box of inputs, 0 to 1") == 1
+    assert "warning: eps" not in calipers(*asked, "--eps", "8/255", "--run", "b.sqlite").err
+
+
 def test_the_least_size_is_also_looked_for_where_scores_are_flat_around_the_input(
     calipers: Call, here: Path
 ) -> None:

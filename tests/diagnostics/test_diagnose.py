@@ -17,9 +17,10 @@ from calipers.attacks.square import Square
 from calipers.attacks.view import Trace
 from calipers.diagnostics import behaviours, flags, indicators
 from calipers.diagnostics.binarization import binarization, last_layer
-from calipers.diagnostics.case import Case, Ran, make_case, span_of
+from calipers.diagnostics.case import Case, Ran
 from calipers.diagnostics.convergence import more_steps_help
 from calipers.diagnostics.diagnose import Diagnosis, diagnose
+from calipers.diagnostics.making import make_case
 from calipers.diagnostics.texts import TEXTS
 from calipers.errors import UsageError
 from calipers.sources.models import load_model
@@ -289,11 +290,6 @@ def test_binarization_passes_a_sound_attack_and_fails_a_weak_one() -> None:
     weak = binarization(make_case(target, x, y, threat, PGD(steps=1, step_size=1e-3), seed=0), seconds=30.0)
     assert (sound.verdict, weak.verdict) == ("green", "red")
     assert sound.statistic > 0.9 > weak.statistic
-
-
-@pytest.mark.parametrize(("norm", "size"), [(Norm.LINF, 1.0), (Norm.L2, 8.0), (Norm.L1, 64.0)])
-def test_the_whole_box_fits_into_a_ball_of_that_size(norm: Norm, size: float) -> None:
-    assert span_of(undefended(), norm) == size
 
 
 class _Refusing(nn.Module):

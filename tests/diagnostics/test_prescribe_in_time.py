@@ -13,9 +13,9 @@ from calipers.attacks.square import Square
 from calipers.attacks.standard import Standard
 from calipers.attacks.view import OutOfTime, Trace
 from calipers.diagnostics.candidates import Candidate
-from calipers.diagnostics.case import make_case
 from calipers.diagnostics.composition import PLAIN, Composed, compose
 from calipers.diagnostics.diagnose import Diagnosis, diagnose
+from calipers.diagnostics.making import make_case
 from calipers.diagnostics.pace import Pace, measure_pace
 from calipers.diagnostics.prescribe import RUN, prescribe
 from calipers.diagnostics.prescription import Trial

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from calipers.attacks.box import warn_beyond
 from calipers.attacks.judge import Judge, Verdict
 from calipers.attacks.view import Trace, View
 from calipers.errors import InvalidInput, UsageError
@@ -149,6 +150,7 @@ class Attack(ABC):
         """
         numbers = tuple(range(len(x)) if indices is None else (int(index) for index in indices))
         self._check(target, x, y, threat, numbers)
+        warn_beyond(target, threat)
         judge = judge or Judge()
         start = time.perf_counter()
         if target.device.type == "cpu":
@@ -214,6 +216,7 @@ class Attack(ABC):
             through: the classifier whose gradients the search sees, where it is another one.
         """
         self._check_threat(threat)
+        warn_beyond(target, threat)
         searched = target if through is None else through
         view = View(searched, self.access, self._estimator, count=1, real=target)
         if self._estimator is not None:

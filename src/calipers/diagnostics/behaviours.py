@@ -14,10 +14,11 @@ from time import perf_counter
 
 import torch
 
+from calipers.attacks.box import span_of
 from calipers.attacks.fgsm import FGSM
 from calipers.attacks.random_search import RandomSearch
 from calipers.attacks.square import Square
-from calipers.diagnostics.case import Case, Ran, span_of
+from calipers.diagnostics.case import Case, Ran
 from calipers.evidence.records import Finding
 from calipers.statistics.tests import binomial_upper_tail
 from calipers.target import Access

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from calipers.attacks.base import Attack
+from calipers.attacks.box import told_already
 from calipers.attacks.random_search import RandomSearch
 from calipers.attacks.view import OutOfTime, Trace
 from calipers.diagnostics.capture import capture
@@ -241,4 +242,5 @@ def _falls(case: Case, attack: Attack, made: Target, row: int, until: float) -> 
     x, label = case.x[row : row + 1], torch.zeros(1, dtype=torch.int64)
     threat = ThreatModel(case.threat.norm, case.threat.eps)
     trace = Trace(until=until)
-    return bool(attack(made, x, label, threat, seed=case.seed, indices=[row], trace=trace).success[0])
+    with told_already():
+        return bool(attack(made, x, label, threat, seed=case.seed, indices=[row], trace=trace).success[0])

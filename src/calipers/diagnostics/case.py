@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import Attack
+from calipers.attacks.box import told_already
 from calipers.attacks.judge import Judge
 from calipers.attacks.view import OutOfTime, Trace
 from calipers.diagnostics.pace import Pace, measure_pace
 from calipers.diagnostics.texts import TEXTS
-from calipers.errors import GradientsUnavailable, UsageError
+from calipers.errors import GradientsUnavailable
 from calipers.evidence.records import Answer, Attempt, Finding
 from calipers.gradients.estimator import Autograd, GradientEstimator, goal_of_rows
 from calipers.randomness import Draws, Role
@@ -23,14 +24,12 @@ from calipers.statistics.intervals import clopper_pearson_interval
 from calipers.target import Target
 from calipers.threat.threat_model import Norm, ThreatModel
 
-__all__ = ["Case", "Ran", "case_of", "given_up_at", "make_case", "span_of"]
+__all__ = ["Case", "Ran", "given_up_at"]
 
 _FIRST = 2
 _PATIENCE, _AT_LEAST = 3.0, 1.0
-_BLOCK = 8
-_FEWEST = 5
 _SAFE = 0.7
-_JUDGE = Judge(draws=20, alpha=0.01)
+JUDGE = Judge(draws=20, alpha=0.01)
 _SHARE = 0.002
 _LEAST = 10
 
@@ -91,7 +90,7 @@ class Case:
     seed: int
     rows: tuple[int, ...] = ()
     looked: int = 0
-    judge: Judge = _JUDGE
+    judge: Judge = JUDGE
     main: Ran | None = field(default=None)
     pace: Pace | None = field(default=None)
     given: int = 0
@@ -165,16 +164,17 @@ class Case:
             trace = Trace(until=until)
             asked = threat or self.threat
             try:
-                result = attack(
-                    self.target,
-                    self.x[part],
-                    self.y[part],
-                    replace(asked, goal=goal_of_rows(asked.goal, part)),
-                    seed=self.seed + turn,
-                    indices=part,
-                    judge=self.judge,
-                    trace=trace,
-                )
+                with told_already():
+                    result = attack(
+                        self.target,
+                        self.x[part],
+                        self.y[part],
+                        replace(asked, goal=goal_of_rows(asked.goal, part)),
+                        seed=self.seed + turn,
+                        indices=part,
+                        judge=self.judge,
+                        trace=trace,
+                    )
             except OutOfTime:
                 if not done:
                     raise
@@ -309,113 +309,6 @@ class Case:
         )
 
 
-def make_case(
-    target: Target,
-    x: Float[Tensor, "batch *dims"],
-    y: Int[Tensor, " batch"],
-    threat: ThreatModel,
-    attack: Attack,
-    *,
-    seed: int,
-    seconds: float | None = None,
-) -> Case:
-    """Make a case of the inputs that are answered rightly.
-
-    Args:
-        target: the classifier.
-        x: inputs.
-        y: their classes.
-        threat: norm, size and goal.
-        attack: the attack under diagnosis.
-        seed: of every draw.
-        seconds: how long asking may take, about; None asks every input. One whose answer is shown to be neither right
-            nor wrong is left out as a wrong one is. Where the time does not suffice, the last
-            inputs are left out, and a randomized classifier is asked less often, 5 times at least.
-
-    Returns:
-        The case.
-
-    Raises:
-        UsageError: if the attack or the threat model has no size, or that is 0, or no input is answered rightly.
-    """
-    if threat.eps is None or not attack.sized:
-        raise UsageError(
-            "a diagnosis asks what an attack finds within a size: give eps, and an attack such as PGD"
-        )
-    if threat.eps == 0:
-        raise UsageError("eps is 0: no attack can move there; give a size above 0, such as 8/255")
-    target.check_inputs(x, y)
-    images, labels = x.detach().to(target.device).float(), y.detach().to(target.device)
-    draws = Draws(seed, Role.JUDGE, tuple(range(len(x))))
-    judge, block = _affordable(target, images, draws, seconds)
-    rows: list[int] = []
-    looked, began = 0, perf_counter()
-    while looked < len(x):
-        part = list(range(looked, min(looked + block, len(x))))
-        answers = judge.answers(target, images[part], draws.of(part))
-        goal = goal_of_rows(threat.goal, part)
-        wrong = judge.rule_on(answers, labels[part], goal, stochastic=target.stochastic)
-        wrong |= judge.open_at(answers, labels[part], goal, stochastic=target.stochastic)
-        rows += [row for row, one in zip(part, wrong.tolist(), strict=True) if not one]
-        looked += len(part)
-        if seconds is not None and rows and perf_counter() - began >= seconds:
-            break
-    if not rows:
-        raise UsageError(
-            f"{target.name} answers none of {len(x)} inputs rightly: give others, or other labels"
-        )
-    case = case_of(target, images, labels, threat, attack, rows, seed=seed, judge=judge, looked=looked)
-    return replace(case, given=len(x))
-
-
-def case_of(
-    target: Target,
-    x: Float[Tensor, "batch *dims"],
-    y: Int[Tensor, " batch"],
-    threat: ThreatModel,
-    attack: Attack,
-    rows: Sequence[int],
-    *,
-    seed: int,
-    judge: Judge = _JUDGE,
-    looked: int = 0,
-) -> Case:
-    """Make a case of inputs that are known to be answered rightly.
-
-    Args:
-        target: the classifier.
-        x: inputs.
-        y: their classes.
-        threat: norm, size and goal.
-        attack: the attack under diagnosis.
-        rows: which of them are taken.
-        seed: of every draw.
-        judge: how success is judged.
-        looked: how many inputs were asked; all of them if 0.
-
-    Returns:
-        The case.
-    """
-    part = torch.tensor(list(rows), dtype=torch.int64)
-    images, labels = x.detach().to(target.device).float(), y.detach().to(target.device)
-    asked = replace(threat, goal=goal_of_rows(threat.goal, list(rows)))
-    where = part.to(images.device)
-    return Case(
-        target, images[where], labels[where], asked, attack, seed, tuple(rows), looked or len(x), judge
-    )
-
-
-def _affordable(target: Target, x: Tensor, draws: Draws, seconds: float | None) -> tuple[Judge, int]:
-    """Choose how often a randomized classifier is asked, and how many inputs at a time."""
-    if seconds is None or not target.stochastic:
-        return _JUDGE, 100
-    pace = measure_pace(target, x[:_BLOCK], draws.of(range(len(x[:_BLOCK]))))
-    whole = pace.seconds(len(x))
-    if _JUDGE.draws * whole <= seconds:
-        return _JUDGE, len(x)
-    return Judge(draws=max(int(seconds / whole), _FEWEST), rule="average"), _BLOCK
-
-
 def given_up_at(began: float, seconds: float) -> float:
     """Say when a search is given up: after three times the time that it was to take, and no sooner than in a second.
 
@@ -427,19 +320,3 @@ def given_up_at(began: float, seconds: float) -> float:
         A time of the same clock.
     """
     return began + max(_PATIENCE * seconds, _AT_LEAST)
-
-
-def span_of(target: Target, norm: Norm) -> float:
-    """Give the size at which a ball holds the whole box.
-
-    Args:
-        target: the classifier, whose bounds are the box.
-        norm: the norm.
-
-    Returns:
-        The size, in input units.
-    """
-    width, count = target.bounds[1] - target.bounds[0], target.dimension
-    return float(
-        {Norm.LINF: width, Norm.L2: width * count**0.5, Norm.L1: width * count, Norm.L0: count}[norm]
-    )

@@ -10,13 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from calipers.attacks.base import Attack
+from calipers.attacks.box import warn_beyond
 from calipers.attacks.pgd import PGD
 from calipers.attacks.view import OutOfTime
 from calipers.diagnostics import behaviours, flags, indicators
 from calipers.diagnostics.binarization import binarization
-from calipers.diagnostics.case import Case, Ran, make_case
+from calipers.diagnostics.case import Case, Ran
 from calipers.diagnostics.convergence import more_restarts_help, more_steps_help
 from calipers.diagnostics.localize import localize
+from calipers.diagnostics.making import make_case
 from calipers.evidence.records import Attempt, Finding
 from calipers.target import Target
 from calipers.threat.threat_model import ThreatModel
@@ -143,6 +145,7 @@ def diagnose(
         The diagnosis.
     """
     began = perf_counter()
+    warn_beyond(target, threat)
     told = tell or _silent
     told("which modules hide the gradient")
     found = list(localize(target, x, threat, seed=seed, budget=0.2 * budget))

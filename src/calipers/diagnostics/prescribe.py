@@ -21,12 +21,14 @@ from time import perf_counter
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from calipers.attacks.box import warn_beyond
 from calipers.attacks.square import Square
 from calipers.diagnostics.candidates import Candidate, Suspects, candidates
-from calipers.diagnostics.case import Case, case_of, make_case
+from calipers.diagnostics.case import Case
 from calipers.diagnostics.composition import PLAIN, Composed, compose
 from calipers.diagnostics.diagnose import Diagnosis
 from calipers.diagnostics.localize import localize
+from calipers.diagnostics.making import case_of, make_case
 from calipers.diagnostics.prescription import Prescription, Trial
 from calipers.diagnostics.trials import Tried, try_candidate, try_scores
 from calipers.evidence.records import Finding
@@ -88,6 +90,7 @@ def prescribe(
         was no time for.
     """
     start, told = perf_counter(), tell or _silent
+    warn_beyond(target, threat)
     if target.access < Access.SCORES:
         return Prescription(PLAIN, ("The classifier gives decisions alone.",), (), perf_counter() - start)
     findings, cut = _findings(target, x, threat, diagnosis, seed, budget, told)
