@@ -46,7 +46,7 @@ def neighbours_by_tiles(x: Tensor, patches: Tensor) -> Tensor:
     """Find the same, one tile at a time, by the differences to every patch."""
     padded = torch.nn.functional.pad(x, (0, 1, 0, 1), mode="replicate")
     found = [
-        (patches - tile).square().sum((1, 2)).topk(AMONG, largest=False).indices
+        (patches - tile).square().sum((1, 2, 3)).topk(AMONG, largest=False).indices
         for tile in tiles_of(padded, SIDE, OVERLAP).flatten(0, 2)
     ]
     return torch.stack(found).view(len(x), -1, AMONG)
@@ -56,13 +56,13 @@ def distances(x: Tensor, known: Tensor, patches: Tensor) -> Tensor:
     """Compute how far neighbours are, which is the same for any order of those equally near."""
     padded = torch.nn.functional.pad(x, (0, 1, 0, 1), mode="replicate")
     tiles = tiles_of(padded, SIDE, OVERLAP).flatten(1, 2)
-    return (patches[known] - tiles[:, :, None]).square().sum((3, 4)).sqrt()
+    return (patches[known] - tiles[:, :, None]).square().sum((3, 4, 5)).sqrt()
 
 
 def join(known: Tensor, patches: Tensor) -> Tensor:
     """Join the patch of each tile that a fixed choice picks."""
     picked = patches[known[:, :, 0]]
-    return quilt(picked.view(len(known), 9, 9, SIDE, SIDE), overlap=OVERLAP)
+    return quilt(picked.view(len(known), 9, 9, 1, SIDE, SIDE), overlap=OVERLAP)[:, 0]
 
 
 def join_by_loops(known: Tensor, patches: Tensor) -> Tensor:

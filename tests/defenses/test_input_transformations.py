@@ -108,7 +108,7 @@ def test_a_crop_is_cut_out_and_rescaled() -> None:
     }
     places = set()
     for crop in found:
-        near = {place: float((crop - other).abs().max()) for place, other in expected.items()}
+        near = {place: float((crop[0] - other).abs().max()) for place, other in expected.items()}
         place = min(near, key=lambda one: near[one])
         assert near[place] < 1e-5
         places.add(place)
@@ -123,9 +123,9 @@ def test_the_papers_share_of_a_side_is_a_configuration() -> None:
 
 def test_crops_are_averaged_as_probabilities() -> None:
     net = small_network().eval()
-    crops = noise(2).repeat(1, 3, 1, 1)
+    crops = noise(2)[:, None].repeat(1, 3, 1, 1, 1)
     crops[:, 1] = 0
-    expected = torch.stack([net(crops[:, [crop]]).softmax(1) for crop in range(3)]).mean(0)
+    expected = torch.stack([net(crops[:, crop]).softmax(1) for crop in range(3)]).mean(0)
     found = AverageProbabilities()(EachCrop(net)(crops))
     assert torch.allclose(found.exp(), expected, atol=1e-6)
 

@@ -71,16 +71,32 @@ def quilt_by_loops(tiles: NDArray[np.float64], overlap: int) -> NDArray[np.float
 
 @pytest.mark.parametrize(("side", "overlap"), [(5, 2), (4, 1), (6, 3)])
 def test_a_batch_is_quilted_as_each_image_by_loops(side: int, overlap: int) -> None:
-    tiles = uniform(3, 4, 5, side, side).double()
+    tiles = uniform(3, 4, 5, 1, side, side).double()
     found = quilt(tiles, overlap=overlap)
     for row in range(3):
-        assert np.array_equal(found[row].numpy(), quilt_by_loops(tiles[row].numpy(), overlap))
+        assert np.array_equal(found[row, 0].numpy(), quilt_by_loops(tiles[row, :, :, 0].numpy(), overlap))
+
+
+def test_colours_are_cut_along_one_seam() -> None:
+    grey = uniform(2, 3, 4, 1, 5, 5).double()
+    scales = torch.tensor([0.5, 1.0, 0.25]).double().view(3, 1, 1)
+    assert torch.allclose(quilt(grey * scales, overlap=2), quilt(grey, overlap=2) * scales)
+    tiles = uniform(1, 1, 2, 2, 5, 5).double()
+    tiles[:, :, :, 1] *= 100  # this channel decides
+    kept = quilt(tiles, overlap=2)[0] == quilt(tiles[:, :, :, 1:], overlap=2)[0, 0]
+    assert bool(kept[1].all())
+    first = quilt(tiles, overlap=2)[0]
+    from_left = [(first[channel, :, 3:5] == tiles[0, 0, 0, channel, :, 3:]) for channel in range(2)]
+    assert torch.equal(*from_left), "both channels have the seam at the same place"
 
 
 def test_tiles_of_an_image_are_quilted_to_that_image() -> None:
     x = uniform(2, 1, 29, 29)
-    assert torch.equal(quilt(tiles_of(x, 5, 2), overlap=2), x[:, 0])
-    assert tiles_of(x, 5, 2).shape == (2, 9, 9, 5, 5)
+    assert torch.equal(quilt(tiles_of(x, 5, 2), overlap=2), x)
+    assert tiles_of(x, 5, 2).shape == (2, 9, 9, 1, 5, 5)
+    colours = uniform(2, 3, 32, 32)
+    assert torch.equal(quilt(tiles_of(colours, 5, 2), overlap=2), colours)
+    assert tiles_of(colours, 5, 2).shape == (2, 10, 10, 3, 5, 5)
 
 
 @pytest.mark.parametrize("points", [11, 32, 33, 1000])
@@ -119,6 +135,7 @@ def test_every_tile_comes_from_its_nearest_patches_and_all_of_them_come() -> Non
     torch.default_generator.manual_seed(0)
     found = module(x)
     tile = x[0, 0, :5, :5]  # nothing is above it or on its left
+    patches = patches[:, 0]
     order = (patches - tile).square().sum((1, 2)).argsort()[:10]
     drawn = {
         int((patches[order] - image[0, :5, :5])[:, :3, :3].abs().sum((1, 2)).argmin()) for image in found
@@ -138,7 +155,7 @@ def test_an_image_of_the_database_comes_back_where_the_nearest_is_taken() -> Non
 
 def test_the_database_has_no_patch_twice_and_none_of_the_padding_alone() -> None:
     patches = patches_of(training_images()[0][:20], count=500)
-    assert patches.shape == (500, 5, 5)
+    assert patches.shape == (500, 1, 5, 5)
     assert len(torch.unique(patches.flatten(1), dim=0)) == 500
     assert torch.equal(patches, patches_of(training_images()[0][:20], count=500))
 
@@ -152,6 +169,6 @@ def test_rows_are_drawn_each_for_itself() -> None:
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="overlap is 3"):
-        Quilting(uniform(20, 5, 5), overlap=3)
+        Quilting(uniform(20, 1, 5, 5), overlap=3)
     with pytest.raises(UsageError, match="one of 10"):
-        Quilting(uniform(5, 5, 5))
+        Quilting(uniform(5, 1, 5, 5))

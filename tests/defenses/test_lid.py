@@ -10,15 +10,16 @@ from torch.nn import functional
 from calipers.attacks.judge import Judge
 from calipers.defenses.base import Row
 from calipers.defenses.lid import LocalIntrinsicDimension
-from calipers.defenses.lid.defense import _backbone, _normalized
+from calipers.defenses.lid.defense import _normalized as normalized_for
 from calipers.defenses.lid.detection import fit_logistic, roc
 from calipers.defenses.lid.dimension import (
-    LAYERS,
     ReferenceLID,
+    layer_names,
     layer_outputs,
     local_intrinsic_dimension,
     minibatch_features,
 )
+from calipers.defenses.parts import bundled_network
 from calipers.errors import UsageError
 from calipers.gradients.estimator import Autograd
 from calipers.randomness import Draws, Role
@@ -34,6 +35,13 @@ def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     examples = [data[row] for row in range(count)]
     x = torch.stack([torch.as_tensor(one.image) for one in examples])
     return x, torch.tensor([one.label for one in examples])
+
+
+NETWORK = bundled_network("fashion-cnn28-plain")
+
+
+def _normalized(x: torch.Tensor) -> torch.Tensor:
+    return normalized_for(NETWORK, x)
 
 
 def row_of(role: str, text: str = "") -> Row:
@@ -70,17 +78,17 @@ def test_ties_and_references_at_no_distance_give_finite_estimates_and_gradients(
 
 
 def test_layers_are_those_of_the_network() -> None:
-    net, (x, _) = _backbone(), images(2)
+    net, (x, _) = NETWORK.net, images(2)
     outputs = layer_outputs(net, x)
     assert [output.shape[1] for output in outputs] == [784, 12544, 6272, 3136, 128, 10]
     assert torch.allclose(outputs[-1], net(x), atol=1e-5)
 
 
 def test_the_reference_s_dimension_is_that_of_a_loop_over_minibatches() -> None:
-    net, (x, _) = _backbone(), images(43)
+    net, (x, _) = NETWORK.net, images(43)
     x, references = _normalized(x[:3]), _normalized(x[3:])
     found = ReferenceLID(net, references, neighbours=5, minibatch=20)(layer_outputs(net, x))
-    naive = torch.zeros(3, len(LAYERS))
+    naive = torch.zeros(3, len(layer_names(net)))
     known = [output.detach() for output in layer_outputs(net, references)]
     for column, output in enumerate(layer_outputs(net, x)):
         for row in range(3):
@@ -95,7 +103,7 @@ def test_the_reference_s_dimension_is_that_of_a_loop_over_minibatches() -> None:
 
 
 def test_the_leak_is_the_own_original_among_the_references() -> None:
-    net, (x, _) = _backbone(), images(30)
+    net, (x, _) = NETWORK.net, images(30)
     clean = _normalized(x)
     leaky = minibatch_features(net, clean, clean, leaky_reference=True, neighbours=5)
     honest = minibatch_features(net, clean, clean, leaky_reference=False, neighbours=5)

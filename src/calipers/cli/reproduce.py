@@ -42,7 +42,7 @@ def reproduce(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="Images to attack, 1x28x28, of Fashion-MNIST's classes.",
+            help="Images to attack, 1x28x28, of Fashion-MNIST's classes; with --network, those of its task.",
             rich_help_panel="Which inputs",
         ),
     ] = DATA,
@@ -63,6 +63,15 @@ def reproduce(
             "--weights",
             metavar="FOLDER",
             help="Trained parts of `calipers train iclr2018`; those that ship if left out.",
+            rich_help_panel="What is measured",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="MODEL",
+            help="Put the defenses around this pretrained network, those that can be; with --data.",
             rich_help_panel="What is measured",
         ),
     ] = None,
@@ -126,10 +135,11 @@ def reproduce(
         from calipers.runs.case_rows import Question, case_rows, defense_names
 
         _check_study(study)
-        wanted = defense_names(names or ())
+        wanted = defense_names(names or (), network=network)
         limit = _inputs(quick=quick, limit=limit, sample=sample)
         begun = time.monotonic()
-        question = Question(data, folder, weights, limit, skip, sample, seed, pick_device(device))
+        question = Question(data, folder, weights, limit, skip, sample, seed, pick_device(device), network)
+        wanted = _measurable(say, wanted, question, named=bool(names), figure=figure)
         deadline = None if time_limit is None else begun + parse_duration(time_limit)
         rows = tuple(row for row in case_rows(wanted, question) if not (quick and row.role == "ablation"))
         say.note(f"{len(rows)} measurements of {len(wanted)} defenses on {data}; their runs go to {folder}")
@@ -155,6 +165,35 @@ class _Manner(NamedTuple):
 def _check_study(study: str) -> None:
     if study not in STUDIES:
         raise UsageError(f"study is {study!r}: use one of {', '.join(STUDIES)}")
+
+
+def _measurable(
+    say: Say, wanted: tuple[str, ...], question: Question, *, named: bool, figure: Path | None
+) -> tuple[str, ...]:
+    """Say what a given network cannot be measured with for want of parts; refuse what was named and has no row."""
+    if question.network is None:
+        return wanted
+    if figure is not None:
+        raise UsageError(
+            "--figure is of thermometer encoding, which has a network of its own: leave --network out"
+        )
+    from calipers.runs.case_rows import network_shape, rows_left_out
+
+    shape = network_shape(question.network)
+    if question.data == DATA and shape != (1, 28, 28):
+        raise UsageError(
+            f"{DATA} has no images of {'x'.join(map(str, shape))} for --network: name some by --data"
+        )
+
+    found = []
+    for name, (lacks, rows) in rows_left_out(wanted, question).items():
+        if lacks and named and not rows:
+            raise UsageError(lacks)
+        if lacks:
+            say.note(f"left out: {lacks}")
+        if rows:
+            found.append(name)
+    return tuple(found)
 
 
 def _inputs(*, quick: bool, limit: int | None, sample: int | None) -> int | None:

@@ -78,6 +78,7 @@ class AdversarialTraining(Defense):
     recipe: ClassVar[str] = "Standard()"
     hides: ClassVar[tuple[Hides, ...]] = ()
     minutes: ClassVar[float] = 12.0
+    own_network: ClassVar[str] = "it is the training of a network of its own"
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers: the network, and one of the same architecture that was trained plainly.

@@ -105,10 +105,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Defense(ABC):
-    """A defense of ICLR 2018 in its Fashion-MNIST form.
+    """A defense of ICLR 2018: in its Fashion-MNIST form, or around a network that is given.
 
     Args:
-        weights: the folder of its trained parts; those that ship with calipers if None.
+        weights: the folder of its trained parts; those that ship with calipers if None. Around a given network nothing
+            ships.
+        network: the reference of a pretrained network to stand around; None for the form that ships.
+
+    Raises:
+        UsageError: if it cannot stand around a network.
     """
 
     name: ClassVar[str]
@@ -125,8 +130,15 @@ class Defense(ABC):
     """How it hides its gradient, as the literature says; nothing in calipers' diagnosis reads it."""
     minutes: ClassVar[float]
     """How long :meth:`train` takes on two cores, measured; 0 if there is nothing to train."""
+    own_network: ClassVar[str] = ""
+    """Why it cannot stand around a given network; empty where it can."""
 
     weights: Path | None = None
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.network is not None and self.own_network:
+            raise UsageError(f"{self.name} cannot be put around a given network: {self.own_network}")
 
     @abstractmethod
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
@@ -146,12 +158,38 @@ class Defense(ABC):
         """Train every part and write it to a folder; parts that are there already are left alone.
 
         Args:
-            images: training images (n, 1, 28, 28), uint8, Fashion-MNIST's 60 000 in their order.
+            images: training images (n, 1, 28, 28), uint8, Fashion-MNIST's 60 000 in their order; around a given
+                network, images of its task (n, channels, side, side), uint8, in no order.
             labels: their classes (n,), int64.
             folder: where the files go.
             share: 1 for what ships; less trains on that share of images and epochs, to try things out.
             tell: told in words how far it is.
         """
+
+    def lacks(self) -> str:
+        """Say which rows are left out for want of parts.
+
+        Returns:
+            One line, empty if nothing is left out.
+        """
+        return ""
+
+    @final
+    def reference(self, variant: str = "") -> str:
+        """Write the reference of one of the classifiers, with the folder of parts and the network.
+
+        Args:
+            variant: which one; the defense itself if empty.
+
+        Returns:
+            The text that :func:`calipers.runs.catalog.load_model` takes.
+        """
+        options = [] if self.weights is None else [f"weights={self.weights}"]
+        options += (
+            [] if self.network is None else [f"network={self.network}"]
+        )  # the last: it has all that follows
+        named = f"iclr2018:{self.name}" + (f"/{variant}" if variant else "")
+        return named + (f"?{'&'.join(options)}" if options else "")
 
     @final
     def target(self, variant: str = "", *, device: str = "cpu") -> Target:

@@ -236,6 +236,7 @@ class Cascade(Defense):
     recipe: ClassVar[str] = "Standard()"
     hides: ClassVar[tuple[Hides, ...]] = ()
     minutes: ClassVar[float] = 6.0
+    own_network: ClassVar[str] = "it is the training of a network of its own"
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers: the last network of the cascade, and the same network trained plainly.

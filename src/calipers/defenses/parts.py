@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,8 +22,10 @@ __all__ = [
     "BUNDLED",
     "bundled_network",
     "has_part",
+    "load_images",
     "load_part",
     "part_file",
+    "save_images",
     "save_part",
     "small_network",
     "training_images",
@@ -124,20 +126,39 @@ def save_part(net: nn.Module, name: str, folder: Path, *, about: dict[str, str])
 
     Returns:
         The file.
-
-    Raises:
-        StoreNotWritable: if it cannot be written.
     """
-    path = _file(name, folder)
     state = {key: value.detach().cpu().half().contiguous() for key, value in net.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, path, metadata=about)
-    except OSError as problem:
-        raise StoreNotWritable(
-            f"{path} cannot be written ({problem.strerror}): choose another place"
-        ) from None
-    return path
+    return _written(state, name, folder, about)
+
+
+def save_images(
+    images: UInt8[Tensor, "images ..."], name: str, folder: Path, *, about: dict[str, str]
+) -> Path:
+    """Write images, or patches of images, as a part.
+
+    Args:
+        images: bytes.
+        name: of the part.
+        folder: where the file goes.
+        about: what the file says of itself.
+
+    Returns:
+        The file.
+    """
+    return _written({"images": images.contiguous()}, name, folder, about)
+
+
+def load_images(name: str, folder: Path | None) -> Float[Tensor, "images ..."]:
+    """Read images that :func:`save_images` wrote.
+
+    Args:
+        name: of the part.
+        folder: where its file is.
+
+    Returns:
+        The images, float32 in [0, 1].
+    """
+    return load_file(part_file(name, folder))["images"].float() / 255
 
 
 def training_images() -> tuple[Float[Tensor, "images 1 28 28"], Int[Tensor, " images"]]:
@@ -149,6 +170,18 @@ def training_images() -> tuple[Float[Tensor, "images 1 28 28"], Int[Tensor, " im
     with np.load(BUNDLED / "fashion-mnist-train.npz", allow_pickle=False) as archive:
         images = torch.from_numpy(archive["images"]).float() / 255
         return images[:, None], torch.from_numpy(archive["labels"]).long()
+
+
+def _written(state: dict[str, Tensor], name: str, folder: Path, about: dict[str, str]) -> Path:
+    path = _file(name, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, path, metadata=about)
+    except OSError as problem:
+        raise StoreNotWritable(
+            f"{path} cannot be written ({problem.strerror}): choose another place"
+        ) from None
+    return path
 
 
 def _file(name: str, folder: Path) -> Path:

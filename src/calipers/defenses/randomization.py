@@ -30,6 +30,8 @@ from calipers.attacks.fgsm import FGSM
 from calipers.attacks.pgd import PGD
 from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Defense, Hides, Paper, Role, Row, Tell
+from calipers.defenses.given import given_network, sizes_for
+from calipers.defenses.normalized import Normalized
 from calipers.defenses.parts import has_part, load_part, save_part
 from calipers.errors import UsageError
 from calipers.gradients.eot import EOT
@@ -44,6 +46,7 @@ __all__ = [
     "ResizeAndPad",
     "answers_by_pattern",
     "build_classifier",
+    "patterns_for",
     "resize_and_pad",
 ]
 
@@ -53,14 +56,7 @@ Pattern = tuple[int, int, int]
 _PART: Final = "randomization"
 _EPS: Final = "0.1"
 _SMALLER: Final = "0.03"
-_ONE: Final[tuple[Pattern, ...]] = ((29, 1, 1),)
-_CORNERS: Final[tuple[Pattern, ...]] = tuple(
-    dict.fromkeys(
-        (size, top, left)
-        for size in (28, 29, 30)
-        for top, left in ((0, 0), (0, 31 - size), (31 - size, 0), (31 - size, 31 - size), (1, 1))
-    )
-)
+_FEW: Final = 100  # patterns that are taken one by one
 _EPOCHS: Final = 8
 
 
@@ -186,7 +182,33 @@ class ResizeAndPad(Transformations):
 
 
 PATTERNS: Final = ResizeAndPad()
-"""The 29 patterns of the defense, on images of [0, 1]."""
+"""The 29 patterns of the form that ships, on images of [0, 1]."""
+
+
+def patterns_for(length: int) -> ResizeAndPad:
+    """Make the patterns for images of a size: on a square of 9/8 of it, every size from the image's on.
+
+    Args:
+        length: the side of an image, at least 8.
+
+    Returns:
+        The patterns: :data:`PATTERNS` for 28, and 54 of sizes 32 to 35 on 36 for 32. The square has 331/299 of the side
+        in the paper.
+    """
+    side = length * 9 // 8
+    return ResizeAndPad(length, side - 1, side)
+
+
+def _corners(patterns: ResizeAndPad) -> tuple[Pattern, ...]:
+    # each size in the four corners, and one row and column from the first
+    return tuple(
+        dict.fromkeys(
+            (size, top, left)
+            for size in range(patterns.smallest, patterns.largest + 1)
+            for rest in (patterns.side - size,)
+            for top, left in ((0, 0), (0, rest), (rest, 0), (rest, rest), (1, 1))
+        )
+    )
 
 
 def build_classifier() -> nn.Sequential:
@@ -209,20 +231,21 @@ class RandomizedClassifier(nn.Module):
     """The classifier behind a random pattern, each row's its own.
 
     Args:
-        net: a classifier of images of any size, in [-1, 1].
+        net: a classifier of images of any size.
         patterns: the distribution.
+        fill: the value around an image: 0 is grey in images of [-1, 1].
     """
 
-    def __init__(self, net: nn.Module, patterns: ResizeAndPad) -> None:
+    def __init__(self, net: nn.Module, patterns: ResizeAndPad, *, fill: float = 0.0) -> None:
         super().__init__()
         self.net = net
-        self.patterns = replace(patterns, fill=0.0)  # images are in [-1, 1] here
+        self.patterns = replace(patterns, fill=fill)
 
-    def forward(self, x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch classes"]:
         """Classify one draw of each image.
 
         Args:
-            x: images in [-1, 1].
+            x: images, in [-1, 1] or where ``fill`` is grey.
 
         Returns:
             Logits.
@@ -232,7 +255,7 @@ class RandomizedClassifier(nn.Module):
 
 
 def answers_by_pattern(
-    undefended: Target, x: Float[Tensor, "batch 1 28 28"], patterns: ResizeAndPad = PATTERNS
+    undefended: Target, x: Float[Tensor, "batch channels side side"], patterns: ResizeAndPad = PATTERNS
 ) -> Int[Tensor, "patterns batch"]:
     """Ask for the class of each image in every pattern: with their probabilities, all there is to know of the defense.
 
@@ -250,10 +273,18 @@ def answers_by_pattern(
 @final
 @dataclass(frozen=True)
 class Randomization(Defense):
-    """Random resizing and padding of Fashion-MNIST, before a small network with a global mean.
+    """Random resizing and padding, before a small network of Fashion-MNIST or before one that is given.
 
-    Differs from the paper: the network has seen random patterns and plain images in training, half and half, where the
-    paper takes an ImageNet network as it is; and FGSM and DeepFool stand for its three attacks (its third is C&W).
+    A given network is taken as it is, as in the paper; it must take images of another size, as one with a global mean
+    does.
+
+    Differs from the paper: the network that ships has seen random patterns and plain images in training, half and half,
+    where the paper takes an ImageNet network as it is; and FGSM and DeepFool stand for its three attacks (its third is
+    C&W).
+
+    Args:
+        weights: the folder of its trained part; that which ships if None. A given network has none.
+        network: the reference of a network to stand before.
     """
 
     name: ClassVar[str] = "randomization"
@@ -287,21 +318,44 @@ class Randomization(Defense):
         return {"": self._defended, "undefended": self._undefended}
 
     def _defended(self, device: str) -> Target:
-        return self._target(device, RandomizedClassifier(self._net(), PATTERNS).eval(), stochastic=True)
+        if self.network is None:
+            return self._target(device, RandomizedClassifier(self._net(), PATTERNS).eval(), stochastic=True)
+        patterns = patterns_for(self._shape()[1])
+        return self._target(
+            device, RandomizedClassifier(self._net(), patterns, fill=0.5).eval(), stochastic=True
+        )
 
     def _undefended(self, device: str) -> Target:
         return self._target(device, self._net(), stochastic=False)
 
     def _net(self) -> nn.Module:
-        return load_part(build_classifier(), _PART, self.weights)
+        if self.network is None:
+            return load_part(build_classifier(), _PART, self.weights)
+        network = given_network(self.network)
+        channels, length, _ = network.input_shape
+        net, side = Normalized(network), patterns_for(length).side
+        try:
+            with torch.no_grad():
+                net(torch.zeros(1, channels, side, side))
+        except RuntimeError:
+            raise UsageError(
+                f"{self.network} takes no images of {side}x{side}: give a network of images of any size, such as one "
+                "with a global mean before its last layer"
+            ) from None
+        return net.eval()
+
+    def _shape(self) -> tuple[int, ...]:
+        return (1, 28, 28) if self.network is None else given_network(self.network).input_shape
 
     def _target(self, device: str, net: nn.Module, *, stochastic: bool) -> Target:
+        classes = 10 if self.network is None else given_network(self.network).num_classes
+        centre = (0.5,) if self.network is None else None  # a given network has its own, behind the patterns
         return Target(
             net,
-            num_classes=10,
-            input_shape=(1, 28, 28),
-            mean=(0.5,),
-            std=(0.5,),
+            num_classes=classes,
+            input_shape=self._shape(),
+            mean=centre,
+            std=centre,
             device=device,
             stochastic=stochastic,
             name=self.name,
@@ -313,42 +367,52 @@ class Randomization(Defense):
         Returns:
             The rows.
         """
+        shape = self._shape()
+        every = patterns_for(shape[1])
+        usual = (_EPS, _SMALLER) if self.network is None else (sizes_for(shape).linf, sizes_for(shape).small)
         attack = PGD(steps=20, loss="margin")
+        count = len(every.patterns())
+        corners = _corners(every)
 
         def elsewhere(inner: Attack) -> Transfer:
-            where = f"?weights={self.weights}" if self.weights else ""
-            return Transfer(f"iclr2018:{self.name}/undefended{where}", inner)
+            return Transfer(self.reference("undefended"), inner)
 
         def under(*patterns: Pattern) -> EOT:
-            return EOT(len(patterns) or 29, over=replace(PATTERNS, only=patterns))
+            return EOT(len(patterns) or count, over=replace(every, only=patterns))
 
+        one = under((every.smallest + 1, 1, 1))
         sampled = replace(attack, gradient=EOT(30))
         exact = elsewhere(replace(attack, gradient=under(), keep=True))
 
-        def row(role: Role, what: str, method: Attack, *, eps: str = _EPS, variant: str = "") -> Row:
+        def row(role: Role, what: str, method: Attack, *, eps: str = usual[0], variant: str = "") -> Row:
             return Row(role, what, method, "linf", eps, variant=variant)
 
-        return (
+        found = (
             row("undefended", "PGD", attack, variant="undefended"),
             Row("naive", "vanilla: DeepFool on the bare network", elsewhere(DeepFool()), "l2", ""),
             Row(
                 "naive",
                 "single pattern: DeepFool",
-                elsewhere(DeepFool(gradient=under(*_ONE))),
+                elsewhere(DeepFool(gradient=one)),
                 "l2",
                 "",
             ),
             row("naive", "vanilla: FGSM on the bare network", elsewhere(FGSM())),
-            row("naive", "single pattern: FGSM", elsewhere(FGSM(gradient=under(*_ONE)))),
-            row("naive", "ensemble of 14 patterns: FGSM", elsewhere(FGSM(gradient=under(*_CORNERS)))),
+            row("naive", "single pattern: FGSM", elsewhere(FGSM(gradient=one))),
+            row(
+                "naive",
+                f"ensemble of {len(corners)} patterns: FGSM",
+                elsewhere(FGSM(gradient=under(*corners))),
+            ),
             row("matched", "PGD, gradient of one draw", attack),
             row("adaptive", "PGD, EOT over 30 draws", sampled),
             row("ablation", "PGD on the bare network", elsewhere(replace(attack, keep=True))),
-            row("ablation", "PGD, the exact mean over all 29 patterns", exact),
-            row("ablation", "PGD, the exact mean, at a smaller size", exact, eps=_SMALLER),
-            row("ablation", "PGD, EOT over 30 draws, at a smaller size", sampled, eps=_SMALLER),
-            row("ablation", "PGD, gradient of one draw, at a smaller size", attack, eps=_SMALLER),
+            row("ablation", f"PGD, the exact mean over all {count} patterns", exact),
+            row("ablation", "PGD, the exact mean, at a smaller size", exact, eps=usual[1]),
+            row("ablation", "PGD, EOT over 30 draws, at a smaller size", sampled, eps=usual[1]),
+            row("ablation", "PGD, gradient of one draw, at a smaller size", attack, eps=usual[1]),
         )
+        return tuple(each for each in found if count <= _FEW or "exact" not in each.what)
 
     def train(self, images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
         """Train the network, half of each batch behind random patterns and half as it is.
@@ -360,6 +424,9 @@ class Randomization(Defense):
             share: of images and epochs.
             tell: told how far it is.
         """
+        if self.network is not None:
+            tell(f"{self.name}: nothing to train, it is put before {self.network}")
+            return
         if has_part(_PART, folder):
             tell(f"{_PART}: there already")
             return

@@ -35,6 +35,7 @@ from calipers.attacks.fgsm import FGSM
 from calipers.attacks.judge import Judge
 from calipers.attacks.pgd import PGD
 from calipers.defenses.base import Defense, Hides, Paper, Role, Row, Tell
+from calipers.defenses.given import given_network, sizes_for
 from calipers.defenses.parts import bundled_network
 from calipers.errors import UsageError
 from calipers.gradients.bpda import BPDA, identity
@@ -195,40 +196,53 @@ class PrunedConvNet(nn.Module):
 
 @final
 class _PrunedBlock(nn.Module):
-    """A residual block with a layer after each of its ReLUs, ``prune1`` and ``prune2``."""
+    """A residual block with a layer before each of its convolutions, or behind: ``prune1`` and ``prune2``."""
 
-    def __init__(self, block: ResidualBlock, make: Callable[[], nn.Module]) -> None:
+    def __init__(self, block: ResidualBlock, make: Callable[[], nn.Module], *, later: bool) -> None:
         super().__init__()
         self.conv1, self.bn1, self.conv2, self.bn2 = block.conv1, block.bn1, block.conv2, block.bn2
         self.stride, self.new_channels = block.stride, block.new_channels
         self.prune1, self.prune2 = make(), make()
+        self.later = later
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x[:, :, :: self.stride, :: self.stride]
         before = self.new_channels // 2
         shortcut = functional.pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before))
-        inner = self.prune1(functional.relu(self.bn1(self.conv1(x))))
-        pruned: Tensor = self.prune2(functional.relu(self.bn2(self.conv2(inner)) + shortcut))
-        return pruned
+        if self.later:
+            inner = functional.relu(self.bn1(self.prune1(self.conv1(x))))
+            outer = self.prune2(self.conv2(inner))
+        else:
+            inner = functional.relu(self.bn1(self.conv1(self.prune1(x))))
+            outer = self.conv2(self.prune2(inner))
+        return functional.relu(self.bn2(outer) + shortcut)
 
 
 @final
 class PrunedResNet(nn.Module):
-    """The paper's form: a residual network for CIFAR-10 with a layer after each ReLU, and its own weights.
+    """A residual network for CIFAR-10 with a layer wherever something reads a ReLU, and its own weights.
+
+    What a ReLU gives goes to a convolution, or to the mean at the end, through a layer; the shortcut carries it as it
+    is. So it is in the authors' network, whose ReLUs stand before convolutions and not in the shortcut (He et al. 2016,
+    arXiv:1603.05027); around the ReLUs of this one (He et al. 2015) the noise would add up from block to block.
+
+    Differs from the paper: where a stage begins, the authors' shortcut is a convolution and reads what was pruned.
 
     Args:
         net: the network, whose layers are shared.
         make: makes a layer that prunes.
+        later: whether the layers stand behind the convolutions instead, before batch normalization and ReLU.
     """
 
-    def __init__(self, net: CifarResNet, make: Callable[[], nn.Module]) -> None:
+    def __init__(self, net: CifarResNet, make: Callable[[], nn.Module], *, later: bool = False) -> None:
         super().__init__()
         self.conv1, self.bn1, self.linear = net.conv1, net.bn1, net.linear
-        self.prune1 = make()
         blocks = [block for stage in (net.layer1, net.layer2, net.layer3) for block in stage.children()]
         self.blocks = nn.Sequential(
-            *(_PrunedBlock(block, make) for block in blocks if isinstance(block, ResidualBlock))
+            *(_PrunedBlock(block, make, later=later) for block in blocks if isinstance(block, ResidualBlock))
         )
+        self.prune1 = make()
+        self.later = later
 
     def forward(self, x: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, "batch classes"]:
         """Return the logits of a batch, of one draw.
@@ -239,7 +253,10 @@ class PrunedResNet(nn.Module):
         Returns:
             Logits.
         """
-        x = self.blocks(self.prune1(functional.relu(self.bn1(self.conv1(x)))))
+        if self.later:
+            x = self.blocks(functional.relu(self.bn1(self.prune1(self.conv1(x)))))
+        else:
+            x = self.prune1(self.blocks(functional.relu(self.bn1(self.conv1(x)))))
         logits: Tensor = self.linear(x.mean(dim=(2, 3)))
         return logits
 
@@ -253,33 +270,37 @@ def prune(net: nn.Module, *, fraction: float = 1.0) -> nn.Module:
         fraction: draws as a share of the number of activations.
 
     Returns:
-        The network with its own weights and a :class:`Pruning` after every ReLU, in evaluation mode.
-
-    Raises:
-        UsageError: if it is another network.
+        The network with its own weights and a :class:`Pruning` behind every ReLU, in evaluation mode.
     """
-    make = partial(Pruning, fraction)
+    return _pruned(net, partial(Pruning, fraction), later=False)
+
+
+def _pruned(net: nn.Module, make: Callable[[], nn.Module], *, later: bool) -> nn.Module:
     if isinstance(net, SmallConvNet):
-        return PrunedConvNet(net, make).eval()
+        return PrunedConvNet(net, make, later=later).eval()
     if isinstance(net, CifarResNet):
-        return PrunedResNet(net, make).eval()
+        return PrunedResNet(net, make, later=later).eval()
     raise UsageError(f"{type(net).__name__} has no ReLUs that are known: give a cnn28 or a residual network")
 
 
 @final
 @dataclass(frozen=True)
 class StochasticActivationPruning(Defense):
-    """Stochastic activation pruning around the network of Fashion-MNIST that ships.
+    """Stochastic activation pruning, around the network of Fashion-MNIST that ships or around one that is given.
 
-    Differs from the paper: a small wide network and Fashion-MNIST, where the paper has ResNet-20 and CIFAR-10 (for that
-    form, :func:`prune` takes such a network). With as many draws as activations this network hardly changes, so 0.4
-    of them are drawn, which costs about as much clean accuracy as the paper's form. Sizes are half of the usual 0.1, as
-    the paper's 4/255 is half of 8/255: at 0.1 a single step of the paper's own attack leaves next to nothing. One draw
-    is one answer, and the judge asks for many, where the paper averages the probabilities of 100 draws.
+    Around a ResNet-20 of CIFAR-10 it is the paper's: as many draws as activations, nothing trained.
+
+    Differs from the paper in the form that ships: a small wide network and Fashion-MNIST. With as many draws as
+    activations this network hardly changes, so 0.4 of them are drawn, which costs about as much clean accuracy as the
+    paper's form. Sizes are half of the usual 0.1, as the paper's 4/255 is half of 8/255: at 0.1 a single step of the
+    paper's own attack leaves next to nothing. In both forms one draw is one answer, and the judge asks for many, where
+    the paper averages the probabilities of 100 draws.
 
     Args:
         weights: unused, since nothing is trained.
-        fraction: draws as a share of the number of activations; 1.0 is the paper's SAP-100.
+        network: the reference of a ``cnn28`` or of a residual network for CIFAR-10 to stand around.
+        fraction: draws as a share of the number of activations; if None, the paper's SAP-100, 1.0, around a given
+            network, and 0.4 in the form that ships.
     """
 
     name: ClassVar[str] = "stochastic-activation-pruning"
@@ -304,7 +325,7 @@ class StochasticActivationPruning(Defense):
     hides: ClassVar[tuple[Hides, ...]] = ("stochastic", "exploding")
     minutes: ClassVar[float] = 0.0
 
-    fraction: float = _FRACTION
+    fraction: float | None = None
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers.
@@ -316,18 +337,18 @@ class StochasticActivationPruning(Defense):
             "": self._pruned,
             "undefended": lambda device: self._target(device, lambda net: net, stochastic=False),
             "reimplementation": lambda device: self._target(
-                device, lambda net: PrunedConvNet(net, LaterPruning, later=True).eval(), stochastic=True
+                device, partial(_pruned, make=LaterPruning, later=True), stochastic=True
             ),
         }
 
     def _pruned(self, device: str) -> Target:
-        return self._target(device, partial(prune, fraction=self.fraction), stochastic=True)
+        fraction = self.fraction
+        if fraction is None:
+            fraction = _FRACTION if self.network is None else 1.0
+        return self._target(device, partial(prune, fraction=fraction), stochastic=True)
 
-    def _target(
-        self, device: str, defend: Callable[[SmallConvNet], nn.Module], *, stochastic: bool
-    ) -> Target:
-        network = bundled_network(_BACKBONE)
-        assert isinstance(network.net, SmallConvNet), "this is the architecture of the file that ships"
+    def _target(self, device: str, defend: Callable[[nn.Module], nn.Module], *, stochastic: bool) -> Target:
+        network = bundled_network(_BACKBONE) if self.network is None else given_network(self.network)
         mean, std = network.feeding.normalization()
         return Target(
             defend(network.net),
@@ -341,7 +362,7 @@ class StochasticActivationPruning(Defense):
         )
 
     def rows(self) -> tuple[Row, ...]:
-        """List what is measured.
+        """List what is measured, around a given network at the literature's size and at half of it, the paper's.
 
         Returns:
             The rows.
@@ -350,14 +371,17 @@ class StochasticActivationPruning(Defense):
         attack = PGD(steps=20, loss="margin")
         both = replace(attack, gradient=EOT(10, inner=plain))
         alone = replace(attack, gradient=EOT(10))
+        averaged = FGSM(gradient=EOT(100))
         judge = Judge(draws=30)
+        sizes = None if self.network is None else sizes_for(given_network(self.network).input_shape)
+        size = _EPS if sizes is None else sizes.linf
 
-        def row(role: Role, what: str, method: Attack, *, eps: str = _EPS, variant: str = "") -> Row:
+        def row(role: Role, what: str, method: Attack, *, eps: str = size, variant: str = "") -> Row:
             return Row(role, what, method, "linf", eps, variant=variant, judge=judge)
 
-        return (
+        found = (
             row("undefended", "PGD", attack, variant="undefended"),
-            row("naive", "FGSM, mean gradient of 100 draws", FGSM(gradient=EOT(100))),
+            row("naive", "FGSM, mean gradient of 100 draws", averaged),
             row("matched", "PGD, gradient of one draw", attack),
             row("adaptive", "PGD, BPDA through the network without pruning, EOT over 10 draws", both),
             row("ablation", "EOT alone, 10 draws", alone),
@@ -368,7 +392,16 @@ class StochasticActivationPruning(Defense):
                 alone,
                 variant="reimplementation",
             ),
-            row("ablation", "BPDA alone at twice the size", replace(attack, gradient=plain), eps="0.1"),
+        )
+        if sizes is None:
+            return (
+                *found,
+                row("ablation", "BPDA alone at twice the size", replace(attack, gradient=plain), eps="0.1"),
+            )
+        return (
+            *found,
+            row("ablation", "FGSM, mean gradient of 100 draws, at half the size", averaged, eps=sizes.half),
+            row("ablation", "BPDA and EOT over 10 draws, at half the size", both, eps=sizes.half),
         )
 
     def train(self, images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
@@ -381,4 +414,5 @@ class StochasticActivationPruning(Defense):
             share: unused.
             tell: told so.
         """
-        tell(f"{self.name}: nothing to train, it is put around bundled:{_BACKBONE}")
+        around = self.network or f"bundled:{_BACKBONE}"
+        tell(f"{self.name}: nothing to train, it is put around {around}")

@@ -6,19 +6,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from calipers.errors import UsageError
-from calipers.runs.catalog import DEFENSES, named_defense
+from calipers.runs.catalog import DEFENSES, around_a_network, named_defense
 from calipers.runs.spec import RunSpec
 
 if TYPE_CHECKING:
     from calipers.defenses.base import Defense, Row
     from calipers.runs.store import RunStore
 
-__all__ = ["FIGURE_SIZES", "CaseRow", "Question", "case_rows", "defense_names", "figure_rows", "is_complete"]
-
-_SCHEME = "iclr2018"
+__all__ = [
+    "FIGURE_SIZES",
+    "CaseRow",
+    "LeftOut",
+    "Question",
+    "case_rows",
+    "defense_names",
+    "figure_rows",
+    "is_complete",
+    "network_shape",
+    "rows_left_out",
+]
 
 FIGURE_SIZES = ("0.01", "0.02", "0.04", "0.06", "0.08", "0.1", "0.14", "0.2")
 """The sizes at which the lecture's figure is measured, linf, in input units."""
@@ -45,6 +54,7 @@ class Question:
         sample: the size of a stratified subset; None takes them in their order.
         seed: of every run.
         device: the device.
+        network: the reference of a network to put the defenses around; None for the forms that ship.
     """
 
     data: str
@@ -55,6 +65,7 @@ class Question:
     sample: int | None = None
     seed: int = 0
     device: str = "cpu"
+    network: str | None = None
 
 
 @final
@@ -89,11 +100,24 @@ class CaseRow:
     path: Path
 
 
-def defense_names(wanted: Sequence[str]) -> tuple[str, ...]:
+class LeftOut(NamedTuple):
+    """What a defense is measured without.
+
+    Args:
+        lacks: one line about the parts that are not there; empty if nothing is left out.
+        rows: how many measurements there are.
+    """
+
+    lacks: str
+    rows: int
+
+
+def defense_names(wanted: Sequence[str], *, network: str | None = None) -> tuple[str, ...]:
     """Check the names of defenses.
 
     Args:
         wanted: names; none for all.
+        network: the reference of a network to put them around; then all are those that can be.
 
     Returns:
         Names, in the order of the case study.
@@ -104,7 +128,8 @@ def defense_names(wanted: Sequence[str]) -> tuple[str, ...]:
     unknown = [name for name in wanted if name not in DEFENSES]
     if unknown:
         raise UsageError(f"no defense of ICLR 2018 is called {unknown[0]!r}: there are {', '.join(DEFENSES)}")
-    return tuple(name for name in DEFENSES if not wanted or name in wanted)
+    every = tuple(DEFENSES) if network is None or wanted else around_a_network()
+    return tuple(name for name in every if not wanted or name in wanted)
 
 
 def case_rows(names: Sequence[str], question: Question) -> tuple[CaseRow, ...]:
@@ -119,10 +144,40 @@ def case_rows(names: Sequence[str], question: Question) -> tuple[CaseRow, ...]:
     """
     found = []
     for name in names:
-        defense = named_defense(name, weights=question.weights)
+        defense = named_defense(name, weights=question.weights, network=question.network)
         for number, row in enumerate(defense.rows()):
             found.append(_case_row(name, defense, number, row, question))
     return tuple(found)
+
+
+def network_shape(network: str) -> tuple[int, ...]:
+    """Say what images a network takes that defenses are put around; loads torch.
+
+    Args:
+        network: its reference.
+
+    Returns:
+        Channels, height, width.
+    """
+    from calipers.sources.models import open_network
+
+    return open_network(network).input_shape
+
+
+def rows_left_out(names: Sequence[str], question: Question) -> dict[str, LeftOut]:
+    """Say of each defense what is left out for want of parts, and how many rows it has without; loads torch.
+
+    Args:
+        names: of the defenses.
+        question: what is asked of each.
+
+    Returns:
+        What is left out, by name, in their order.
+    """
+    defenses = {
+        name: named_defense(name, weights=question.weights, network=question.network) for name in names
+    }
+    return {name: LeftOut(defense.lacks(), len(defense.rows())) for name, defense in defenses.items()}
 
 
 def figure_rows(question: Question) -> tuple[CaseRow, ...]:
@@ -167,8 +222,7 @@ def _case_row(name: str, defense: Defense, number: int, row: Row, question: Ques
     device: Literal["cpu", "cuda"] = "cuda" if question.device.startswith("cuda") else "cpu"
     model = row.variant
     if ":" not in model:
-        model = f"{_SCHEME}:{name}" + (f"/{model}" if model else "")
-        model += f"?weights={question.weights}" if question.weights is not None else ""
+        model = defense.reference(model)
     spec = RunSpec(
         kind="attack",
         model=model,

@@ -20,6 +20,7 @@ __all__ = [
     "FUNCTIONS_NAMED",
     "METHODS",
     "NOISES",
+    "around_a_network",
     "list_datasets",
     "list_models",
     "load_model",
@@ -108,12 +109,13 @@ FUNCTIONS_NAMED = ("BPDA", "Drawn", "EOT", "Finite", "Reparameterization")
 """The methods whose arguments may name a function of the user's, which is imported only if it may be."""
 
 
-def named_defense(name: str, *, weights: Path | None = None) -> Defense:
+def named_defense(name: str, *, weights: Path | None = None, network: str | None = None) -> Defense:
     """Make one of the nine defenses; loads torch.
 
     Args:
         name: one of `DEFENSES`.
         weights: the folder of its trained parts; those that ship if None.
+        network: the reference of a network to put it around; None for the form that ships.
 
     Returns:
         The defense.
@@ -123,16 +125,32 @@ def named_defense(name: str, *, weights: Path | None = None) -> Defense:
     """
     if name not in DEFENSES:
         raise BadReference(f"no defense of ICLR 2018 is called {name!r}: there are {', '.join(DEFENSES)}")
-    module, _, kind = DEFENSES[name].partition(":")
-    made: Defense = getattr(import_module(module), kind)(weights)
+    made: Defense = _kind(name)(weights, network)
     return made
+
+
+def around_a_network() -> tuple[str, ...]:
+    """List the defenses that can be put around a given network; loads torch.
+
+    Returns:
+        Their names, in the order of the case study's table.
+    """
+    return tuple(name for name in DEFENSES if not _kind(name).own_network)
+
+
+def _kind(name: str) -> type[Defense]:
+    module, _, kind = DEFENSES[name].partition(":")
+    found: type[Defense] = getattr(import_module(module), kind)
+    return found
 
 
 def _load_defense(reference: Reference, device: str) -> LoadedModel:
     # The classifier that iclr2018:NAME or iclr2018:NAME/VARIANT names
     name, _, variant = reference.path.partition("/")
     folder = reference.option("weights")
-    defense = named_defense(name, weights=Path(folder) if folder else None)
+    defense = named_defense(
+        name, weights=Path(folder) if folder else None, network=reference.option("network")
+    )
     target = defense.target(variant, device=device)
     target.name = reference.text
     return LoadedModel(target, (("paper", f"{defense.paper.authors}, {defense.paper.source}"),))

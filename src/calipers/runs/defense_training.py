@@ -1,17 +1,25 @@
-"""Training the parts of the nine defenses, from a data reference to files of weights."""
+"""Training the parts of the nine defenses, from a data reference to files of weights, patches and images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calipers.errors import InvalidInput, UsageError
 from calipers.runs.case_rows import defense_names
 from calipers.runs.catalog import named_defense
 from calipers.runs.training import arrays_of
 from calipers.sources.datasets import load_dataset
+from calipers.sources.models import open_network
 
-__all__ = ["expected_minutes", "train_defenses"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["expected_minutes", "train_around", "train_defenses"]
+
+_IMAGES = 6_000
+"""Training images that the parts around a given network are made of."""
 
 
 def expected_minutes(wanted: Sequence[str]) -> dict[str, float]:
@@ -25,6 +33,55 @@ def expected_minutes(wanted: Sequence[str]) -> dict[str, float]:
     """
     minutes = {name: type(named_defense(name)).minutes for name in defense_names(wanted)}
     return {name: value for name, value in minutes.items() if value or name in wanted}
+
+
+def train_around(
+    wanted: Sequence[str],
+    *,
+    network: str,
+    data: str,
+    folder: Path,
+    share: float,
+    tell: Callable[[str], None],
+) -> tuple[Path, ...]:
+    """Make the parts that defenses need around a given network, of training images of its task.
+
+    A stratified sample of 6000 of the images is taken, the same every time, in an order without classes.
+
+    Args:
+        wanted: names of defenses; none for all that need a part.
+        network: the reference of the network.
+        data: the reference of the training images; never of those that are attacked later.
+        folder: where the files go; a part whose file is there is left alone.
+        share: the part of the images, above 0 and at most 1.
+        tell: told in words how far it is.
+
+    Returns:
+        The files of the folder.
+
+    Raises:
+        UsageError: if no data are named, or the share is no share.
+        InvalidInput: if the images are no bytes of the network's shape.
+    """
+    import torch
+
+    if not data:
+        raise UsageError("--data is not given: name training images of the network's task")
+    names = defense_names(wanted, network=network)
+    defenses = [named_defense(name, network=network) for name in names]
+    if not wanted:
+        defenses = [defense for defense in defenses if defense.lacks()]
+    shape = open_network(network).input_shape
+    chosen = load_dataset(data, input_shape=shape)
+    chosen = chosen.sample(min(len(chosen), _IMAGES), seed=0)
+    images, labels, _ = arrays_of(chosen)
+    _check(images, shape, share, data)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    folder.mkdir(parents=True, exist_ok=True)
+    for defense in defenses:
+        tell(f"{defense.name}:")
+        defense.train(images[order], labels[order], folder, share=share, tell=lambda text: tell(f"  {text}"))
+    return tuple(sorted(folder.glob("*.safetensors")))
 
 
 def train_defenses(
@@ -46,22 +103,26 @@ def train_defenses(
         UsageError: if no data are named, or the share is no share.
         InvalidInput: if the images are no 28 x 28 bytes with classes.
     """
-    import torch
-
     if not data:
         raise UsageError(
             "--data is not given: name Fashion-MNIST's training images, 'idx:FOLDER?split=train'"
         )
-    if not 0 < share <= 1:
-        raise UsageError(f"share is {share}: give a number above 0 and at most 1")
     images, labels, _ = arrays_of(load_dataset(data))
-    if images.shape[1:] != (1, 28, 28) or images.dtype != torch.uint8:
-        raise InvalidInput(
-            f"{data} has images of shape {tuple(images.shape[1:])} and type {images.dtype}: the defenses are for "
-            "8-bit images of 1x28x28"
-        )
+    _check(images, (1, 28, 28), share, data)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         tell(f"{name}:")
         named_defense(name).train(images, labels, folder, share=share, tell=lambda text: tell(f"  {text}"))
     return tuple(sorted(folder.glob("*.safetensors")))
+
+
+def _check(images: Tensor, shape: tuple[int, ...], share: float, data: str) -> None:
+    import torch
+
+    if not 0 < share <= 1:
+        raise UsageError(f"share is {share}: give a number above 0 and at most 1")
+    if tuple(images.shape[1:]) != shape or images.dtype != torch.uint8:
+        raise InvalidInput(
+            f"{data} has images of shape {tuple(images.shape[1:])} and type {images.dtype}: the defenses are for "
+            f"8-bit images of {'x'.join(str(side) for side in shape)}"
+        )

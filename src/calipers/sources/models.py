@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from calipers.errors import UsageError
+from calipers.errors import BadReference, UsageError
 from calipers.sources.reference import Reference, parse_reference
 from calipers.sources.schemes import MODEL_SCHEMES, Listing
 from calipers.sources.shipped import MODEL_SUFFIX, shipped_file, shipped_models
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from calipers.sources.network import Network
     from calipers.target import Precision, Target
 
-__all__ = ["LoadedModel", "list_models", "load_model", "open_model", "register_loader"]
+__all__ = ["LoadedModel", "list_models", "load_model", "open_model", "open_network", "register_loader"]
+
+_OPAQUE = ("iclr2018", "onnx", "python")
 
 Loader = Callable[[Reference, str], "LoadedModel"]
 """From a reference and a device to a classifier."""
@@ -130,6 +132,29 @@ def open_model(
 
         code = code_digest(parsed)
     return LoadedModel(target, (("model", parsed.text), *told, ("precision", target.precision)), code)
+
+
+def open_network(reference: str) -> Network:
+    """Load the network that a model reference names, and how it is fed, to put something around it.
+
+    Args:
+        reference: as in `load_model`.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
+
+    Raises:
+        BadReference: if it names something that cannot be looked into, or that only code of the user's makes.
+    """
+    parsed = parse_reference(reference, MODEL_SCHEMES, what="model")
+    if parsed.scheme in _OPAQUE:
+        raise BadReference(
+            f"{parsed.text} cannot be put inside another model: save its weights, and name them by "
+            "file:net.safetensors?arch=NAME"
+        )
+    found = _find(parsed, trust_code=False, input_shape=None)
+    assert not isinstance(found, LoadedModel), "only the schemes that were refused make targets"
+    return found
 
 
 def list_models() -> tuple[Listing, ...]:

@@ -227,11 +227,16 @@ def parse_reference(text: str, schemes: Sequence[Scheme], *, what: str) -> Refer
         BadReference: if the scheme or an option is unknown, or a part is missing; the message says what is
             known, and what was probably meant.
 
+    The value of a scheme's last option is a reference with options of its own, and has all that follows.
+
     Example:
         >>> text = "file:net.safetensors?arch=cnn28&mean=127/255"
         >>> reference = parse_reference(text, MODEL_SCHEMES, what="model")
         >>> reference.scheme, reference.path, reference.option("arch"), reference.numbers("mean")
         ('file', 'net.safetensors', 'cnn28', (0.4980392156862745,))
+        >>> text = "iclr2018:lid?weights=parts&network=file:net.th?arch=resnet20&mean=0.5"
+        >>> parse_reference(text, MODEL_SCHEMES, what="model").options
+        (('weights', 'parts'), ('network', 'file:net.th?arch=resnet20&mean=0.5'))
     """
     written = text.strip()
     name, colon, rest = written.partition(":")
@@ -243,16 +248,32 @@ def parse_reference(text: str, schemes: Sequence[Scheme], *, what: str) -> Refer
     if not path:
         raise BadReference(f"{written!r} names nothing after the colon: write {scheme.form}")
     options: dict[str, str] = {}
-    for part in query.split("&") if query else ():
+    parts = query.split("&") if query else []
+    for place, part in enumerate(parts):
         key, equals, value = part.partition("=")
         if key not in scheme.options:
             raise BadReference(_unknown_option(written, key, scheme))
+        if key == scheme.last:
+            value = _nested(written, key, "&".join(parts[place:])[len(key) + 1 :])
         if not equals or not value:
             raise BadReference(f"{written}: option {key!r} has no value: write {key}=...")
         if key in options:
             raise BadReference(f"{written}: option {key!r} is given twice")
         options[key] = value
+        if key == scheme.last:
+            break
     return Reference(written, name, path, tuple(options.items()))
+
+
+def _nested(written: str, key: str, value: str) -> str:
+    # A reference inside a reference, which has all that follows: an & before its own ? belongs to nobody
+    before, _, lost = value.partition("?")[0].partition("&")
+    if lost:
+        raise BadReference(
+            f"{written}: {key}= takes all that follows it: write {lost.partition('=')[0]}= before it, not after "
+            f"{before!r}"
+        )
+    return value
 
 
 def _unknown_scheme(written: str, name: str, schemes: Sequence[Scheme], what: str) -> str:

@@ -21,12 +21,15 @@ class Scheme:
         form: how a reference of this scheme is written.
         summary: one line for a list.
         options: the options that may follow the question mark.
+        last: the option whose value is a reference with options of its own, and takes all that follows it; empty if
+            there is none.
     """
 
     name: str
     form: str
     summary: str
     options: tuple[str, ...] = ()
+    last: str = ""
 
 
 @final
@@ -50,8 +53,10 @@ MODEL_SCHEMES: Final = (
     Scheme(
         "iclr2018",
         "iclr2018:NAME",
-        "a defense of ICLR 2018, or iclr2018:NAME/VARIANT, with the weights that ship or those of a folder",
-        ("weights",),
+        "a defense of ICLR 2018, or iclr2018:NAME/VARIANT, with the weights that ship or those of a folder; "
+        "?network=MODEL, the last option, puts it around a network of yours",
+        ("weights", "network"),
+        last="network",
     ),
     Scheme(
         "file",

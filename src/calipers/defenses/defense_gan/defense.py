@@ -92,6 +92,7 @@ class DefenseGAN(Defense):
     recipe: ClassVar[str] = 'PGD(steps=20, loss="margin", gradient=BPDA({"projection": continued}))'
     hides: ClassVar[tuple[Hides, ...]] = ("vanishing", "stochastic")
     minutes: ClassVar[float] = 18.0
+    own_network: ClassVar[str] = "its generator makes images of Fashion-MNIST"
 
     steps: int = 100
     restarts: int = 2

@@ -31,7 +31,7 @@ class AverageProbabilities(nn.Module):
 
 @final
 class EachCrop(nn.Module):
-    """Classifies each channel as an image of its own.
+    """Classifies each crop of an image by itself.
 
     Args:
         net: the classifier of one image.
@@ -41,7 +41,9 @@ class EachCrop(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, crops: Float[Tensor, "batch crops side side"]) -> Float[Tensor, "batch crops classes"]:
+    def forward(
+        self, crops: Float[Tensor, "batch crops channels side side"]
+    ) -> Float[Tensor, "batch crops classes"]:
         """Classify, some hundreds at a time, since larger batches are slower.
 
         Args:
@@ -50,7 +52,7 @@ class EachCrop(nn.Module):
         Returns:
             Scores.
         """
-        parts = crops.flatten(0, 1)[:, None].split(_TOGETHER)  # type: ignore[no-untyped-call]
+        parts = crops.flatten(0, 1).split(_TOGETHER)  # type: ignore[no-untyped-call]
         logits = torch.cat([self.net(part) for part in parts])
         return logits.view(len(crops), crops.shape[1], -1)
 
@@ -70,7 +72,7 @@ class Ensemble(nn.Module):
             self.add_module(name, member)
         self.average = AverageProbabilities()
 
-    def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Classify.
 
         Args:

@@ -14,7 +14,7 @@ __all__ = ["RandomCrops"]
 
 @final
 class RandomCrops(nn.Module):
-    r"""Takes crops of random place and rescales them bilinearly to the size of the image, as its channels.
+    r"""Takes crops of random place and rescales them bilinearly to the size of the image, each an image.
 
     Rows and columns are cropped and rescaled one after the other, so that a crop at (t, l) is
     :math:`R_t\, x\, R_l^\top`, with a fixed matrix R for each place: differentiable, and random.
@@ -50,7 +50,9 @@ class RandomCrops(nn.Module):
         # bilinear along the columns of the identity leaves it alone: only rows are rescaled
         self.register_buffer("matrices", scaled[:, 0])
 
-    def forward(self, x: Float[Tensor, "batch 1 side side"]) -> Float[Tensor, "batch crops side side"]:
+    def forward(
+        self, x: Float[Tensor, "batch channels side side"]
+    ) -> Float[Tensor, "batch crops channels side side"]:
         """Crop and rescale.
 
         Args:
@@ -60,5 +62,6 @@ class RandomCrops(nn.Module):
             The crops of each image, of one place each, drawn anew for every row and in every call.
         """
         places = torch.randint(len(self.matrices), (2, len(x), self.count), device=x.device)
-        crops: Tensor = self.matrices[places[0]] @ x @ self.matrices[places[1]].mT
+        rows, columns = (self.matrices[each][:, :, None] for each in places)
+        crops: Tensor = rows @ x[:, None] @ columns.mT
         return crops

@@ -19,7 +19,7 @@ class Quilting(nn.Module):
     """Replaces each tile of an image by one of the patches nearest to it, drawn at random, and joins them by seams.
 
     An image of 28 x 28 pixels is continued by its edge to 29 x 29, which nine tiles of side 5 with an overlap of 2
-    cover exactly in each direction.
+    cover exactly in each direction; one of 32 x 32 has ten.
 
     Reference: Guo et al. 2018 (arXiv:1711.00117), section 4: patches of 5 x 5 pixels, a database of 1 000 000 patches
     of training images, a uniform choice among the K = 10 nearest; Efros and Freeman 2001, Image quilting for texture
@@ -29,7 +29,7 @@ class Quilting(nn.Module):
     instead of a graph cut; the database is smaller and the search in it exact.
 
     Args:
-        patches: the database, (patches, side, side).
+        patches: the database, (patches, channels, side, side).
         overlap: of neighbouring tiles, in pixels.
         among: from how many nearest patches one is drawn, K.
 
@@ -40,7 +40,7 @@ class Quilting(nn.Module):
     patches: Tensor
 
     def __init__(
-        self, patches: Float[Tensor, "patches side side"], *, overlap: int = 2, among: int = 10
+        self, patches: Float[Tensor, "patches channels side side"], *, overlap: int = 2, among: int = 10
     ) -> None:
         super().__init__()
         side = patches.shape[-1]
@@ -49,11 +49,13 @@ class Quilting(nn.Module):
                 f"overlap is {overlap} of patches of side {side}, and one of {among} is drawn among {len(patches)}: an "
                 "overlap is from 1 to half a side, and there must be as many patches as are drawn from"
             )
-        self.side, self.overlap, self.among = side, overlap, among
+        self.channels, self.side, self.overlap, self.among = patches.shape[1], side, overlap, among
         self.register_buffer("patches", patches.flatten(1).contiguous())
         self._known = Remembered(among)
 
-    def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Quilt.
 
         Args:
@@ -72,18 +74,18 @@ class Quilting(nn.Module):
         known = self._known.nearest(tiles.flatten(1, 2).flatten(2), self.patches)
         drawn = torch.randint(self.among, known.shape[:2], device=x.device)
         chosen = known.gather(2, drawn[..., None])[..., 0]
-        found = self.patches[chosen].view(batch, rows, columns, self.side, self.side)
-        return quilt(found, overlap=self.overlap)[:, None, : x.shape[2], : x.shape[3]]
+        found = self.patches[chosen].view(batch, rows, columns, self.channels, self.side, self.side)
+        return quilt(found, overlap=self.overlap)[..., : x.shape[2], : x.shape[3]]
 
 
 def patches_of(
-    images: Float[Tensor, "images 1 height width"],
+    images: Float[Tensor, "images channels height width"],
     *,
     count: int,
     side: int = 5,
     overlap: int = 2,
     seed: int = 0,
-) -> Float[Tensor, "patches side side"]:
+) -> Float[Tensor, "patches channels side side"]:
     """Make a database: some of the different patches of images, from everywhere in them.
 
     Args:
@@ -96,17 +98,18 @@ def patches_of(
     Returns:
         Patches, no two the same.
     """
-    padded = _continued(images, side, overlap)[:, 0]
-    every = padded.unfold(1, side, 1).unfold(2, side, 1).reshape(-1, side * side)
-    every = torch.unique(every, dim=0)
+    channels = images.shape[1]
+    padded = _continued(images, side, overlap)
+    every = padded.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)
+    every = torch.unique(every.reshape(-1, channels * side * side), dim=0)
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:count]
-    chosen: Tensor = every[order].view(-1, side, side)
+    chosen: Tensor = every[order].view(-1, channels, side, side)
     return chosen
 
 
 def tiles_of(
-    x: Float[Tensor, "batch 1 height width"], side: int, overlap: int
-) -> Float[Tensor, "batch rows columns side side"]:
+    x: Float[Tensor, "batch channels height width"], side: int, overlap: int
+) -> Float[Tensor, "batch rows columns channels side side"]:
     """Cut images into overlapping tiles.
 
     Args:
@@ -118,13 +121,13 @@ def tiles_of(
         The tiles.
     """
     step = side - overlap
-    return x[:, 0].unfold(1, side, step).unfold(2, side, step)
+    return x.unfold(2, side, step).unfold(3, side, step).permute(0, 2, 3, 1, 4, 5)
 
 
 def quilt(
-    tiles: Float[Tensor, "batch rows columns side side"], *, overlap: int
-) -> Float[Tensor, "batch height width"]:
-    """Join tiles, each laid over what is there, cut along the seams of least squared difference.
+    tiles: Float[Tensor, "batch rows columns channels side side"], *, overlap: int
+) -> Float[Tensor, "batch channels height width"]:
+    """Join tiles, each laid over what is there, cut along the seams of least squared difference, of all channels.
 
     A tile waits for the one on its left and the three above it. Those of one wave, at a row r and a column c with
     the same 2 r + c, wait for none of each other, and are joined at once, in all images.
@@ -136,22 +139,22 @@ def quilt(
     Returns:
         Images.
     """
-    batch, rows, columns, side, _ = tiles.shape
+    batch, rows, columns, channels, side, _ = tiles.shape
     step = side - overlap
-    image = tiles.new_zeros((batch, (rows - 1) * step + side, (columns - 1) * step + side))
-    views = image.unfold(1, side, step).unfold(2, side, step)
+    image = tiles.new_zeros((batch, channels, (rows - 1) * step + side, (columns - 1) * step + side))
+    views = image.unfold(2, side, step).unfold(3, side, step).permute(0, 2, 3, 1, 4, 5)
     for wave in range(2 * rows + columns - 2):
         r = torch.tensor([row for row in range(rows) if 0 <= wave - 2 * row < columns])
         c = wave - 2 * r
         new, old = tiles[:, r, c], views[:, r, c]
-        squared = (new - old).square()
+        squared = (new - old).square().sum(2)
         across, down = seams(
             torch.cat([squared[..., :overlap], squared[..., :overlap, :].mT]).flatten(0, 1)
         ).view(2, batch, len(r), side, 1)
         place = torch.arange(side)
         left = (place < across) & (c > 0)[:, None, None]
         above = (place < down).mT & (r > 0)[:, None, None]
-        joined = torch.where(left | above, old, new)
+        joined = torch.where((left | above)[:, :, None], old, new)
         for number, (row, column) in enumerate(zip(r.tolist(), c.tolist(), strict=True)):
             views[:, row, column] = joined[:, number]
     return image

@@ -60,7 +60,7 @@ def train_retrained(
     if has_part(RETRAINED, folder):
         return
     transforms: Mapping[str, nn.Module] = {
-        "crop": RandomCrops(count=1),
+        "crop": nn.Sequential(RandomCrops(count=1), nn.Flatten(0, 1)),
         "total-variation": TotalVariation(),
         "quilting": Quilting(patches()),
     }

@@ -9,19 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calipers.errors import UsageError
-from calipers.sources.architectures import SmallConvNet
+from calipers.sources.architectures import CifarResNet, SmallConvNet
 
 __all__ = [
-    "LAYERS",
     "MINIBATCH",
     "ReferenceLID",
+    "layer_names",
     "layer_outputs",
     "local_intrinsic_dimension",
     "minibatch_features",
 ]
-
-LAYERS: Final = ("input", "conv1", "conv2", "conv3", "dense1", "dense2")
-"""The layers whose outputs are looked at."""
 
 MINIBATCH: Final = 100
 """How many references are looked at together, as in the paper."""
@@ -58,22 +55,60 @@ def local_intrinsic_dimension(
     return -neighbours / total.clamp_max(-1e-3)
 
 
-def layer_outputs(net: SmallConvNet, x: Float[Tensor, "batch 1 28 28"]) -> list[Float[Tensor, "batch _"]]:
+def layer_names(net: nn.Module) -> tuple[str, ...]:
+    """Name the layers whose outputs are looked at: the input first, the logits last.
+
+    Args:
+        net: a ``cnn28``, or a residual network for CIFAR-10.
+
+    Returns:
+        The names.
+
+    Raises:
+        UsageError: if it is another network.
+    """
+    if isinstance(net, SmallConvNet):
+        return "input", "conv1", "conv2", "conv3", "dense1", "dense2"
+    if isinstance(net, CifarResNet):
+        blocks = (f"block{number}" for number in range(1, len(_blocks(net)) + 1))
+        return "input", "conv1", *blocks, "mean", "linear"
+    raise UsageError(f"{type(net).__name__} has no layers that are known: give a cnn28 or a residual network")
+
+
+def layer_outputs(
+    net: nn.Module, x: Float[Tensor, "batch channels height width"]
+) -> list[Float[Tensor, "batch _"]]:
     """Compute what each layer gives, the input first and the logits last.
 
     Args:
-        net: the network.
+        net: a ``cnn28``, or a residual network for CIFAR-10.
         x: images, normalized.
 
     Returns:
-        One flat output a layer of :data:`LAYERS`.
+        One flat output a layer of :func:`layer_names`.
+
+    Raises:
+        UsageError: if it is another network.
     """
     found = [x]
-    for conv in (net.conv1, net.conv2, net.conv3):
-        found.append(functional.relu(conv(found[-1])))
-    found.append(functional.relu(net.dense1(found[-1].flatten(1))))
-    found.append(net.dense2(found[-1]))
+    if isinstance(net, SmallConvNet):
+        for conv in (net.conv1, net.conv2, net.conv3):
+            found.append(functional.relu(conv(found[-1])))
+        found.append(functional.relu(net.dense1(found[-1].flatten(1))))
+        found.append(net.dense2(found[-1]))
+    elif isinstance(net, CifarResNet):
+        found.append(functional.relu(net.bn1(net.conv1(x))))
+        for block in _blocks(net):
+            found.append(block(found[-1]))
+        found.append(found[-1].mean(dim=(2, 3)))
+        found.append(net.linear(found[-1]))
+    else:
+        layer_names(net)
     return [output.flatten(1) for output in found]
+
+
+def _blocks(net: CifarResNet) -> list[nn.Module]:
+    return [block for stage in (net.layer1, net.layer2, net.layer3) for block in stage.children()]
 
 
 def _distances(x: Tensor, references: Tensor) -> Tensor:
@@ -96,17 +131,18 @@ class ReferenceLID(nn.Module):
 
     def __init__(
         self,
-        net: SmallConvNet,
-        references: Float[Tensor, "references 1 28 28"],
+        net: nn.Module,
+        references: Float[Tensor, "references channels height width"],
         *,
         neighbours: int = _NEIGHBOURS,
         minibatch: int = MINIBATCH,
     ) -> None:
         super().__init__()
         self.neighbours, self.minibatch = neighbours, minibatch
+        self.layers = layer_names(net)
         with torch.no_grad():
             outputs = layer_outputs(net, references)
-        for layer, output in zip(LAYERS, outputs, strict=True):
+        for layer, output in zip(self.layers, outputs, strict=True):
             self.register_buffer(layer, output)
 
     def forward(self, outputs: Sequence[Float[Tensor, "batch _"]]) -> Float[Tensor, "batch layers"]:
@@ -119,7 +155,7 @@ class ReferenceLID(nn.Module):
             One dimension a layer.
         """
         found = []
-        for layer, output in zip(LAYERS, outputs, strict=True):
+        for layer, output in zip(self.layers, outputs, strict=True):
             parts = _distances(output, self.get_buffer(layer))
             each = local_intrinsic_dimension(parts.reshape(-1, self.minibatch), neighbours=self.neighbours)
             found.append(each.view(len(output), -1).mean(1))
@@ -127,9 +163,9 @@ class ReferenceLID(nn.Module):
 
 
 def minibatch_features(
-    net: SmallConvNet,
-    clean: Float[Tensor, "batch 1 28 28"],
-    x: Float[Tensor, "batch 1 28 28"],
+    net: nn.Module,
+    clean: Float[Tensor, "batch channels height width"],
+    x: Float[Tensor, "batch channels height width"],
     *,
     leaky_reference: bool,
     neighbours: int = _NEIGHBOURS,

@@ -87,10 +87,12 @@ class PixelDefend(Defense):
     recipe: ClassVar[str] = 'APGD(steps=60, radii=(1,), gradient=BPDA({"purifier": identity}))'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered", "vanishing")
     minutes: ClassVar[float] = 8.0
+    own_network: ClassVar[str] = "its density is a PixelCNN of Fashion-MNIST"
 
     eps_defend: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.eps_defend <= 255:
             raise UsageError(
                 f"eps_defend is {self.eps_defend}: give a number of levels from 0 to 255, such as 32"

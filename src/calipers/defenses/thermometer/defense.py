@@ -116,6 +116,7 @@ class Thermometer(Defense):
     recipe: ClassVar[str] = 'PGD(BPDA({"encoder": next_bucket}), steps=40, step_size=0.25, loss="margin")'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered",)
     minutes: ClassVar[float] = 7.0
+    own_network: ClassVar[str] = "its network is trained on encoded images"
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers: encoding and adversarial training, each alone, both, and neither.
