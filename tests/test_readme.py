@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,18 @@ def _run(code: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_python_of_the_readme_certifies_images(tmp_path: Path) -> None:
-    (code,) = _blocks(ROOT / "README.md", "python")
-    assert 9 <= len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 10
-    rows = [line.split() for line in _run(code, tmp_path).splitlines()]
+README = _blocks(ROOT / "README.md", "python")
+
+
+def _shown(page: Path) -> list[str]:
+    """The lines that a page says its Python prints."""
+    after = re.findall(r"^```python\n.*?^```\n\n```text\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    return [line for block in after for line in block.splitlines()]
+
+
+def _readme_certifies(said: list[str], code: str) -> None:
+    assert len([line for line in code.splitlines() if line]) <= 10
+    rows = [line.split() for line in said]
     assert [row[:2] for row in rows] == [["0", "9"], ["1", "2"], ["2", "1"], ["3", "1"], ["4", "6"]]
     assert sum(row[1] == row[2] for row in rows) >= 4
     # 1 000 votes at sigma 0.25 prove 2.428 sigma at most (two-sided, alpha 0.001)
@@ -52,13 +61,43 @@ def test_the_python_of_the_readme_certifies_images(tmp_path: Path) -> None:
     assert max(float(row[3]) for row in rows) > 0.6
 
 
-def test_the_python_of_the_tutorial_trains_and_certifies(tmp_path: Path) -> None:
-    training, certifying = _blocks(ROOT / "docs" / "tutorial.md", "python")
+def _readme_attacks(said: list[str], code: str) -> None:
+    shown = _shown(ROOT / "README.md")
+    assert [said[0], said[1], said[3]] == [shown[0], shown[1], shown[3]]
+    assert said[2] in (shown[2], "()")  # on a busy machine the time of that check may not suffice
+
+
+def _readme_brackets(said: list[str], code: str) -> None:
+    rows = [[float(word) for word in line.split()] for line in said]
+    assert [row[:2] for row in rows] == [[0, 9], [1, 2], [2, 1], [3, 1], [4, 6]]
+    assert all(0.3 < lower < upper < 4 for _, _, lower, upper in rows)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(0, _readme_certifies), (1, _readme_attacks), (2, _readme_brackets)],
+    ids=["certifies", "attacks", "brackets"],
+)
+def test_each_python_block_of_the_readme_runs_by_itself(
+    tmp_path: Path, number: int, says: Callable[[list[str], str], None]
+) -> None:
+    assert len(README) == 3
+    says(_run(README[number], tmp_path).splitlines(), README[number])
+
+
+def test_the_python_of_the_tutorial_trains_certifies_and_attacks(tmp_path: Path) -> None:
+    training, certifying, attacking = _blocks(ROOT / "docs" / "tutorial.md", "python")
     (tmp_path / "boots.py").write_text(training, "utf-8")
     _run("import boots\nboots.train()\n", tmp_path)
     prediction, correct, reached, samples = _run(certifying, tmp_path).split()
     assert (prediction, correct, reached) == ("8", "True", "True")
     assert 100 <= int(samples) <= 2000
+    jaws, robust, red = _run(attacking, tmp_path).splitlines()
+    index, lower, upper = re.findall(r"[\d.]+\d", jaws)
+    assert index == "802" and 1.3 < float(lower) < 1.9 < float(upper) < 3.2
+    fooled = re.match(r"AttackResult\((\d+) of 20 inputs fooled", robust)
+    assert fooled is not None and 7 <= int(fooled[1]) <= 13
+    assert red.endswith("of 24 findings are red")
 
 
 @pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.stem)

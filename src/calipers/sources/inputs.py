@@ -8,13 +8,16 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calipers.errors import InvalidInput, MissingClasses, UsageError
 from calipers.randomness import check_seed
+
+if TYPE_CHECKING:
+    from calipers.sources.batches import Batch
 
 __all__ = ["NO_LABEL", "Dataset", "Example", "Pixels", "input_digest", "on_grid"]
 
@@ -213,6 +216,19 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Example]:
         return (self[position] for position in range(len(self)))
+
+    def tensors(self, limit: int | None = None) -> Batch:
+        """Read the first inputs as tensors.
+
+        Args:
+            limit: how many at most; all of them if None.
+
+        Returns:
+            Images (batch, *shape), float32, and labels (batch,), in order.
+        """
+        from calipers.sources.batches import read_batch
+
+        return read_batch(self, limit)
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         """Say what the data set is, for a user to look at before a run.
