@@ -372,7 +372,7 @@ class StochasticActivationPruning(Defense):
         both = replace(attack, gradient=EOT(10, inner=plain))
         alone = replace(attack, gradient=EOT(10))
         averaged = FGSM(gradient=EOT(100))
-        judge = Judge(draws=30)
+        judge = Judge() if self.network is None else Judge(draws=30)  # a draw of a ResNet takes longer
         sizes = None if self.network is None else sizes_for(given_network(self.network).input_shape)
         size = _EPS if sizes is None else sizes.linf
 

@@ -247,8 +247,9 @@ class InputTransformations(Defense):
         behind = (
             "retrained" if self.network is None else "undefended"
         )  # the network of the random transformations
+        often = _DRAWS if self.network is None else _FEW  # a network for colour images takes longer to answer
         every = (
-            *families.all("ensemble", "", "undefended", _FEW, adaptive=all_through),
+            *families.all("ensemble", "", "undefended", often, adaptive=all_through),
             *families.all("crop", "crop", behind, _FEW, adaptive=EOT(2), steps=_OF_CROPS),
             families.row(
                 "crop",
