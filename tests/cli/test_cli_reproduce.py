@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from calipers.runs.store import RunStore
+
 Call = Callable[..., Any]
+
+CIFAR = "bundled:cifar10-resnet20-noise-0.25"
 
 
 @pytest.fixture
@@ -31,6 +35,31 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "no file nowhere/.*calipers train iclr2018",
         ),
         (("train", "iclr2018", "thermometer"), "--data is not given"),
+        (
+            ("reproduce", "iclr2018", "thermometer", "--network", CIFAR, "--data", "folder:images"),
+            "thermometer cannot be put around a given network: its network is trained on encoded images",
+        ),
+        (
+            ("reproduce", "iclr2018", "lid", "--network", CIFAR, "--data", "folder:images"),
+            "lid has no detector for bundled:cifar10.*calipers train iclr2018 lid --network",
+        ),
+        (("reproduce", "iclr2018", "--network", CIFAR), "bundled:fashion-mnist has no images of 3x32x32"),
+        (
+            ("reproduce", "iclr2018", "--network", CIFAR, "--data", "folder:images", "--figure", "a.png"),
+            "--figure is of thermometer encoding",
+        ),
+        (("reproduce", "iclr2018", "--network", "python:net:make"), "python:net:make cannot be put inside"),
+        (("train", "iclr2018", "--network", CIFAR), "--data is not given: name training images"),
+        (
+            (
+                "attack",
+                f"iclr2018:lid?network={CIFAR}&weights=parts",
+                "bundled:fashion-mnist",
+                "--norm",
+                "linf",
+            ),
+            "network= takes all that follows it: write weights= before it",
+        ),
         (
             ("attack", "iclr2018:nothing", "bundled:fashion-mnist", "--norm", "linf"),
             "no defense of ICLR 2018",
@@ -96,3 +125,29 @@ def test_parts_that_were_trained_again_do_not_show_the_old_numbers(calipers: Cal
     said = calipers(*command)
     assert said.code == 2
     assert "target" in said.complaint
+
+
+@pytest.mark.slow
+def test_a_defense_around_a_given_network_is_measured_stored_and_gone_on_with(
+    calipers: Call, here: Path
+) -> None:
+    network = "bundled:fashion-cnn28-adversarial"
+    command = ("reproduce", "iclr2018", "stochastic-activation-pruning", "--network", network, "--limit", "1")
+    said = calipers(*command, "--jobs", "1", "--json")
+    assert said.code == 0, said.err
+    rows = said.json["rows"]
+    assert {row["size"] for row in rows} == {"linf 0.1", "linf 0.05"}
+    files = sorted((here / "runs/iclr2018/stochastic-activation-pruning").glob("*.sqlite"))
+    assert len(files) == len(rows) == 9
+    with RunStore.read(files[0]) as store:
+        assert store.spec.model.endswith(f"?network={network}")
+    assert calipers(*command, "--jobs", "1", "--json").json["rows"] == rows
+
+
+def test_all_means_those_that_can_be_put_around_a_network(calipers: Call, here: Path) -> None:
+    said = calipers(
+        "reproduce", "iclr2018", "--network", CIFAR, "--data", "folder:nowhere", "--jobs", "1", "--time", "1s"
+    )
+    assert "left out: lid has no detector" in said.err
+    assert "left out: input-transformations has no patches" in said.err
+    assert "of 3 defenses on folder:nowhere" in said.err

@@ -36,6 +36,16 @@ def test_a_path_may_hold_colons_and_a_function() -> None:
     assert model("python:package.module:factory?shape=4").path == "package.module:factory"
 
 
+def test_a_reference_inside_a_reference_has_all_that_follows() -> None:
+    inner = "file:net.th?arch=resnet20&mean=0.5,0.4,0.3&std=0.2"
+    found = model(f"iclr2018:lid?weights=parts&network={inner}")
+    assert found.options == (("weights", "parts"), ("network", inner))
+    assert model(inner).numbers("mean") == (0.5, 0.4, 0.3)
+    assert model("iclr2018:lid?network=timm:a?weights=b").option("weights") is None
+    assert "write weights= before it" in said("iclr2018:lid?network=bundled:a&weights=parts")
+    assert "option 'network' has no value" in said("iclr2018:lid?network=")
+
+
 def test_an_unknown_scheme_lists_the_known_ones_and_the_nearest() -> None:
     message = said("tim:resnet18")
     assert "did you mean timm:?" in message
