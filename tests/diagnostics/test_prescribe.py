@@ -16,7 +16,7 @@ from calipers.diagnostics.prescribe import prescribe
 from calipers.diagnostics.substitutes import Secant, ancestors, learned_for, substitutes_for
 from calipers.randomness import Draws, Role
 from calipers.sources.models import load_model
-from calipers.target import Target
+from calipers.target import Access, Target
 from calipers.testing.hiding import Thermometer
 from calipers.testing.obfuscated import OBFUSCATED, smooth_images, undefended
 from calipers.threat.threat_model import Norm, ThreatModel
@@ -149,12 +149,16 @@ def test_the_modules_around_a_module_come_from_inside_out() -> None:
     assert ancestors("a.b.c", ["a", "a.b", "a.b.c", "x"]) == ("a.b", "a")
 
 
-def test_what_gives_decisions_alone_gets_the_plain_attack() -> None:
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L1])
+def test_what_gives_decisions_alone_gets_an_attack_that_it_can_be_attacked_by(norm: Norm) -> None:
     target = Target.from_decisions(
         lambda x: x.reshape(len(x), -1).argmax(1) % 3, num_classes=3, input_shape=(1, 8, 8), fingerprint="a"
     )
-    found = prescribe(target, X, Y, LINF, _localized(target, X, LINF), budget=2.0)
+    threat = ThreatModel(norm, 0.11)
+    found = prescribe(target, X, Y, threat, _localized(target, X, threat), budget=2.0)
     assert found.why == ("The classifier gives decisions alone.",)
+    assert found.attack.access is Access.DECISIONS
+    found.attack.rehearse(target, threat)
 
 
 def test_the_bundled_plain_network_falls_as_before() -> None:

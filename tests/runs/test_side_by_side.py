@@ -6,6 +6,7 @@ import multiprocessing
 import os
 
 import pytest
+import torch
 from toy_pieces import die, refuse, square
 
 from calipers.errors import UsageError, WorkerDied
@@ -13,7 +14,11 @@ from calipers.runs.side_by_side import side_by_side
 
 
 def test_processes_give_what_one_process_gives_with_one_thread_each() -> None:
+    torch.set_num_threads(2)
     alone = list(side_by_side(square, range(5), jobs=1))
+    assert torch.get_num_threads() == 2
+    assert {one[2] for one in alone} == {1}
+    assert [one[2] for one in side_by_side(square, [3], jobs=2)] == [1]
     together = list(side_by_side(square, range(5), jobs=2))
     assert [one[0] for one in alone] == [0, 1, 4, 9, 16]
     assert sorted(one[0] for one in together) == [0, 1, 4, 9, 16]

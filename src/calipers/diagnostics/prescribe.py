@@ -21,7 +21,10 @@ from time import perf_counter
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from calipers.attacks.base import Attack
 from calipers.attacks.box import warn_beyond
+from calipers.attacks.hop_skip_jump import HopSkipJump
+from calipers.attacks.random_search import RandomSearch
 from calipers.attacks.square import Square
 from calipers.diagnostics.candidates import Candidate, Suspects, candidates
 from calipers.diagnostics.case import Case
@@ -92,7 +95,8 @@ def prescribe(
     start, told = perf_counter(), tell or _silent
     warn_beyond(target, threat)
     if target.access < Access.SCORES:
-        return Prescription(PLAIN, ("The classifier gives decisions alone.",), (), perf_counter() - start)
+        unseeing: Attack = HopSkipJump() if threat.norm in HopSkipJump.norms else RandomSearch()
+        return Prescription(unseeing, ("The classifier gives decisions alone.",), (), perf_counter() - start)
     findings, cut = _findings(target, x, threat, diagnosis, seed, budget, told)
     began = perf_counter()
     suspects = Suspects(

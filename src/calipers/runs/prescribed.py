@@ -26,7 +26,8 @@ def prescribed_row(
 ) -> CaseRow | None:
     """Diagnose a classifier, and make the measurement of the attack that the diagnosis alone prescribes.
 
-    What was prescribed is kept beside the runs, and is not chosen again once it was measured.
+    What was prescribed is kept beside the runs, and is not chosen again once it was measured, unless there is more time
+    for the choice now.
 
     Args:
         like: the measurement of the hand-written recipe, whose classifier, inputs, size and judge it shares.
@@ -45,7 +46,7 @@ def prescribed_row(
         return None
     stem = f"99-{like.family}-prescribed".replace("99--", "99-")
     note = like.path.with_name(f"{stem}-{like.spec.hash[:8]}.json")
-    known = _kept(note, like)
+    known = _kept(note, like, budget)
     if known is not None:
         return known
     found = diagnose_reference(
@@ -67,19 +68,28 @@ def prescribed_row(
     told = found.to_dict() | {
         "what": f"{words} (cut for want of time)" if found.prescription.cut else words,
         "revision": found.prescription.attack.revision,
+        "budget": budget,
     }
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
+    part = note.with_suffix(".part")
+    part.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
+    part.replace(note)  # at once, so that a run which is stopped here leaves no half of it
     return _prescribed(like, told, note)
 
 
-def _kept(note: Path, like: CaseRow) -> CaseRow | None:
+def _kept(note: Path, like: CaseRow, budget: float) -> CaseRow | None:
     # What was prescribed earlier, if it was measured to the end: its parts need not be there again then
-    if not note.is_file():
+    try:
+        told = json.loads(note.read_text(encoding="utf-8"))
+        row = _prescribed(like, told, note)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ):  # there is none, or it is damaged: it is chosen again
         return None
-    told = json.loads(note.read_text(encoding="utf-8"))
-    row = _prescribed(like, told, note)
-    if not row.path.is_file() or _is_revised(told):
+    if told.get("budget", 0.0) < budget or not row.path.is_file() or _is_revised(told):
         return None
     with RunStore.read(row.path) as store:
         return row if is_complete(store) else None

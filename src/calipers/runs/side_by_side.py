@@ -31,7 +31,8 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
     Args:
         work: a function of a module, which travels to other processes by its name.
         items: what it is called with, plain values.
-        jobs: processes; 1 works in this one.
+        jobs: processes; 1 works in this one, with one thread as the others do: sums are rounded otherwise in several,
+            and a piece of work is to give the same wherever it is done.
 
     Yields:
         The results, as they come.
@@ -43,7 +44,8 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}: give a whole number of at least 1")
     if jobs == 1 or len(items) < 2:
-        yield from map(work, items)
+        with _one_thread():
+            yield from map(work, items)
         return
     pool = ProcessPoolExecutor(
         min(jobs, len(items)), mp_context=multiprocessing.get_context("spawn"), initializer=_begin
@@ -60,6 +62,18 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
                 "a process of the run ended in the middle of its work (out of memory, or killed): what was finished is "
                 "kept, so give the same command again, with --jobs 1 if memory is short"
             ) from None
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _begin() -> None:
