@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,13 @@ def test_a_target_without_a_network_leaves_every_way_open() -> None:
 def test_time_that_does_not_suffice_is_told() -> None:
     found = localize(load_model("bundled:fashion-cnn28-plain"), X, LINF, budget=0.0)
     assert {each.verdict for each in found} == {"open"}
+
+
+def test_what_torch_jit_compiled_is_left_open() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.jit.trace(OBFUSCATED["quantizer"]().target.module, torch.rand(2, 1, 8, 8))
+    target = Target(compiled.eval(), num_classes=3, input_shape=(1, 8, 8), probe=False)
+    found = localize(target, smooth_images(4, seed=0)[0], ThreatModel(Norm.LINF, 0.1), budget=5.0)
+    assert {each.verdict for each in found} == {"open"}
+    assert all("torch.jit" in each.explanation for each in found)

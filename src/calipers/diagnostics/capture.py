@@ -96,7 +96,7 @@ def capture(net: nn.Module, x: Float[Tensor, "batch *dims"], draws: Draws, *, co
         counting: whether to count uses of weights and backward operations, which costs time in long computations.
 
     Returns:
-        The pass. The network itself is the module with an empty path.
+        The pass. The network itself is the module with an empty path. What torch.jit compiled is not among its calls.
     """
     found, stack = Pass(), list[str]()
     watch = _Watch(net, stack, found)
@@ -140,6 +140,8 @@ def _hooked(net: nn.Module, stack: list[str], found: Pass) -> Iterator[None]:
     handles = []
     try:
         for path, module in net.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             handles.append(module.register_forward_pre_hook(begin(path), with_kwargs=True))
             handles.append(module.register_forward_hook(end, with_kwargs=True))
         yield

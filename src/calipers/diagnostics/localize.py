@@ -160,7 +160,8 @@ def _calm(kind: Kind, measured: Sequence[Measured], left: Sequence[str], seconds
     if left:
         verdict, explanation = (
             "open",
-            f"No module shows it, but {len(left)} could not be measured in time: {_listed(left)}.",
+            f"No module shows it, but {len(left)} could not be measured, for want of time or since torch.jit compiled "
+            f"them: {_listed(left)}.",
         )
     words = "modules that show it"
     return Finding(kind, 0.0, 1.0, verdict, words, explanation, "", power=power, seconds=seconds)

@@ -194,7 +194,7 @@ def measure_modules(
         budget: seconds, about; each module has a share by the time that it takes in a forward pass.
 
     Returns:
-        What was measured; and the paths that the time did not suffice for.
+        What was measured; and the paths that the time did not suffice for, or that torch.jit compiled.
     """
     check_seed(seed)
     net = _network(target)
@@ -220,7 +220,13 @@ def measure_modules(
         measured.append(
             _measure(path, pass_one, pass_other, draws.fold(3 + place), inside, seconds=share, seed=seed)
         )
-    return tuple(measured), tuple(left)
+    return tuple(measured), (*left, *_compiled(net))
+
+
+def _compiled(net: nn.Module) -> list[str]:
+    # no hook shows what these are given
+    found = [path for path, module in net.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    return [_shown(path) for path in found if not any(path.startswith(f"{other}.") for other in found)]
 
 
 def _turn(seen: Pass, path: str) -> tuple[int, int]:
