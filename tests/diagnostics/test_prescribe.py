@@ -3,16 +3,22 @@
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from calipers.attacks.combine import worst_of
+from calipers.attacks.fgsm import FGSM
 from calipers.attacks.judge import Judge
+from calipers.attacks.pgd import PGD
 from calipers.attacks.standard import Standard
-from calipers.diagnostics.diagnose import Diagnosis
+from calipers.diagnostics.composition import Composed
+from calipers.diagnostics.diagnose import Diagnosis, diagnose
 from calipers.diagnostics.localize import localize
-from calipers.diagnostics.prescribe import prescribe
+from calipers.diagnostics.prescribe import _beside, prescribe
 from calipers.diagnostics.substitutes import Secant, ancestors, learned_for, substitutes_for
 from calipers.randomness import Draws, Role
 from calipers.sources.models import load_model
@@ -166,3 +172,38 @@ def test_the_bundled_plain_network_falls_as_before() -> None:
     target, threat = load_model("bundled:fashion-cnn28-plain"), ThreatModel(Norm.LINF, 0.1)
     found = prescribe(target, x, y, threat, _localized(target, x, threat), budget=10.0)
     assert bool(found.attack(target, x, y, threat, seed=3).success.all())
+
+
+class _Shadowed(nn.Module):
+    """Adds noise, and a class that follows the winner closely: the margin says nothing of any other class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = undefended().module
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.net(x + 0.02 * torch.randn_like(x))
+        return torch.cat([scores, scores.amax(1, keepdim=True) - 0.05], 1)
+
+
+def test_where_the_margin_is_flat_the_cross_entropy_is_followed() -> None:
+    target = Target(_Shadowed().eval(), num_classes=4, input_shape=(1, 8, 8), stochastic=True)
+    found = prescribe(target, X, Y, LINF, _localized(target, X, LINF), budget=8.0)
+    assert "cross_entropy" in repr(found.attack)
+    fell = found.attack(target, X, Y, LINF, seed=0).success
+    plain = PGD(steps=40, restarts=2)(target, X, Y, LINF, seed=0).success
+    assert int(fell.sum()) >= int(plain.sum()) - 1 >= len(X) - 4
+
+
+def test_what_the_attack_under_diagnosis_brought_down_is_not_lost() -> None:
+    target, attack = OBFUSCATED["quantizer"]().target, PGD(steps=3, loss="dlr")
+    found = diagnose(target, X, Y, LINF, attack=attack, budget=2.0)
+    best = Composed(PGD(steps=10), ("because",), (), 1.0)
+    both = _beside(best, found, frozenset({1, 4}), len(X), 2.0)
+    assert both.attack == worst_of(attack, PGD(steps=10)) and "brought down 2" in both.why[-1]
+    assert both.expected > 1.0
+    assert _beside(best, found, frozenset(), len(X), 2.0) is best
+    late = _beside(best, found, frozenset({1}), len(X), 0.0)
+    assert late.attack == best.attack and "attack under diagnosis" in late.cut[-1]
+    again = replace(best, attack=worst_of(FGSM(), attack))
+    assert _beside(again, found, frozenset({1}), len(X), 2.0) is again

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 from calipers.diagnostics.capture import Pass, capture
 from calipers.diagnostics.case import Case
@@ -15,7 +15,10 @@ from calipers.gradients.finite_differences import NES
 from calipers.gradients.transformations import AdditiveNoise
 from calipers.target import Access
 
-__all__ = ["Candidate", "Suspects", "candidates"]
+__all__ = ["MARGIN", "Candidate", "Suspects", "candidates"]
+
+MARGIN = "The margin is the loss: it does not saturate."
+"""Why the loss is what it is, wherever it is not flat."""
 
 _NOISE = 0.5
 _NEIGHBOURS, _DIRECTIONS = 20, 64
@@ -46,6 +49,7 @@ class Candidate:
             be averaged, and -1 where that is still to be measured.
         over: the neighbours, where it is averaged over them.
         sigma: the step of differences of scores, where there is no gradient at all; 0 for a gradient.
+        loss: what is followed: the margin, or the cross-entropy where the margin is flat.
     """
 
     what: str
@@ -54,6 +58,7 @@ class Candidate:
     draws: int = 0
     over: AdditiveNoise | None = None
     sigma: float = 0.0
+    loss: Literal["margin", "cross_entropy"] = "margin"
 
     @property
     def least(self) -> int:
@@ -96,7 +101,8 @@ class Candidate:
             The words.
         """
         averaged = draws > 1 and not self.sigma and self.over is None
-        return self.what + (f", averaged over {draws} draws" if averaged else "")
+        loss = "" if self.loss == "margin" else " of the cross-entropy"
+        return self.what + loss + (f", averaged over {draws} draws" if averaged else "")
 
 
 def candidates(
@@ -115,8 +121,7 @@ def candidates(
     """
     random = bool(suspects.noisy) or case.target.stochastic
     draws = -1 if random else 0
-    loss = "The margin is the loss: it does not saturate."
-    yield Candidate("the plain gradient", Autograd(), (loss,), draws)
+    yield Candidate("the plain gradient", Autograd(), (MARGIN,), draws)
     if case.target.access is Access.GRADIENTS:
         for chosen in _Replaced(case, suspects, seconds, told).choices():
             yield _with(chosen, draws)

@@ -163,13 +163,13 @@ def _forms(candidate: Candidate, draws: int, *, stochastic: bool) -> Iterator[_F
         view = candidate.view(0)
         yield _Form(Standard(view), _STANDARD, 0, _SHARE_OF_STANDARD)
         for steps in (60, 40, 20, 10):
-            yield _Form(APGD(view, steps=steps, loss="margin"), steps, 0)
+            yield _Form(APGD(view, steps=steps, loss=candidate.loss), steps, 0)
         return
     plans = [(40, count) for count in halved(wanted, max(wanted // 4, candidate.least))]
     plans += [(20, count) for count in halved(wanted, candidate.least) if count <= plans[-1][1]]
     plans.append((10, candidate.least))
     for steps, count in plans:
-        yield _Form(PGD(candidate.view(count), steps=steps, loss="margin"), steps + 1, count)
+        yield _Form(PGD(candidate.view(count), steps=steps, loss=candidate.loss), steps + 1, count)
 
 
 def _add_scores(plan: _Plan, pace: Pace, inputs: float, asked: float, *, stochastic: bool) -> None:

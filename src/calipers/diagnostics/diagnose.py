@@ -41,6 +41,7 @@ class Diagnosis:
         attacked: how many of those were attacked in the time.
         seconds: the time all of it took.
         rows: which of the inputs are answered rightly; the attempts are those of the first of them.
+        searched: that attack itself, for what follows from the diagnosis.
     """
 
     findings: tuple[Finding, ...]
@@ -52,6 +53,7 @@ class Diagnosis:
     attacked: int
     seconds: float
     rows: tuple[int, ...] = ()
+    searched: Attack | None = None
 
     @property
     def red(self) -> tuple[Finding, ...]:
@@ -164,6 +166,7 @@ def diagnose(
         len(case.main.rows),
         perf_counter() - began,
         case.rows,
+        case.attack,
     )
 
 

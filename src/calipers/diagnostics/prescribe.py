@@ -6,8 +6,8 @@
 2. Where a module draws at random, the gradient is averaged over as many draws as its measured variance asks for.
 3. Where nothing stands in for a module, so for those around it; then the gradient is had from scores.
 4. The loss is the margin, which no softmax and no temperature flattens.
-5. What remains is tried on a few inputs, and the best goes into the prescription together with the plain attack, so
-   that nothing is lost by it.
+5. What remains is tried on a few inputs, and the best goes into the prescription together with the plain attack, and
+   with the one under diagnosis where that found what no trial did, so that nothing is lost by it.
 
 Time is bounded: a forward pass and one gradient of each candidate are measured, a trial has as many inputs, steps and
 draws as fit, and so has the attack itself. What was left out for want of time is said.
@@ -16,6 +16,7 @@ Reference: the recipes are those of Athalye, Carlini and Wagner 2018, arXiv:1802
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from calipers.attacks.base import Attack
 from calipers.attacks.box import warn_beyond
+from calipers.attacks.combine import WorstOf, worst_of
 from calipers.attacks.hop_skip_jump import HopSkipJump
 from calipers.attacks.random_search import RandomSearch
 from calipers.attacks.square import Square
@@ -103,13 +105,16 @@ def prescribe(
         frozenset(each.module for each in findings if each.module and each.check != "stochastic"),
         frozenset(each.module for each in findings if each.module and each.check == "stochastic"),
     )
-    case = _case(target, x, y, threat, diagnosis, seed, _ASKING * budget)
+    case, down = _case(target, x, y, threat, diagnosis, seed, _ASKING * budget)
     honest = not any(suspects) and not target.stochastic
     if honest and not any(each.check in _SUSPECT for each in diagnosis.red):
         seen = "No module that was measured hides" if cut else "No module hides"
         why = (f"{seen} the gradient: the plain attacks are the adaptive ones.",)
         plain = Tried(Candidate("the plain gradient", Autograd()), Trial("", "", 0, 0, 0.0, "it is honest"))
-        return _prescription(_composed(case, [plain], plain, len(x), budget), why, (), cut, start)
+        whole = _composed(case, [plain], plain, len(x), budget)
+        if "Standard(" not in repr(whole.attack):  # which has every loss
+            whole = _beside(whole, diagnosis, down, len(x), budget)
+        return _prescription(whole, (*why, *whole.why[1:]), (), cut, start)
     trials, unfinished = _trials(case, suspects, budget - (perf_counter() - began), told)
     ran = [each for each in trials if each.trial.tried]
     order = sorted(range(len(ran)), key=lambda place: (-ran[place].rate, place))
@@ -123,6 +128,7 @@ def prescribe(
         found = blind.fell > 0
     beside = next((each for each in trials[:1] if each.trial.tried or each.late), None)
     composed = _composed(case, ranked, beside, len(x), budget, scores=found)
+    composed = _beside(composed, diagnosis, down - fell, len(x), budget)
     return _prescription(composed, (), tuple(told_of), (*cut, *unfinished), start)
 
 
@@ -148,8 +154,8 @@ def _findings(
 
 def _case(
     target: Target, x: Tensor, y: Tensor, threat: ThreatModel, diagnosis: Diagnosis, seed: int, seconds: float
-) -> Case:
-    """Take a few inputs that are answered rightly, those that stood in the diagnosis first."""
+) -> tuple[Case, frozenset[int]]:
+    """Take a few inputs that are answered rightly, those that stood in the diagnosis first; say which fell in it."""
     known = diagnosis.rows
     if not known:
         case = make_case(target, x, y, threat, PLAIN, seed=seed, seconds=seconds)
@@ -157,8 +163,34 @@ def _case(
     standing = [place for place, each in enumerate(diagnosis.attempts) if not each.success]
     standing = [place for place in standing if place < len(known)]
     others = [place for place in range(len(known)) if place not in standing]
-    rows = [known[place] for place in sorted((standing + others)[:_FEW])]
-    return case_of(target, x, y, threat, PLAIN, rows, seed=seed)
+    chosen = sorted((standing + others)[:_FEW])
+    fell = {place for place, each in enumerate(diagnosis.attempts) if each.success}
+    down = frozenset(number for number, place in enumerate(chosen) if place in fell)
+    return case_of(target, x, y, threat, PLAIN, [known[place] for place in chosen], seed=seed), down
+
+
+def _beside(
+    composed: Composed, diagnosis: Diagnosis, missed: frozenset[int], inputs: int, budget: float
+) -> Composed:
+    """Put the attack under diagnosis in front, where it brought down what no trial did."""
+    attack = diagnosis.searched
+    if attack is None or not missed:
+        return composed
+    members = composed.attack.attacks if isinstance(composed.attack, WorstOf) else (composed.attack,)
+    if attack in members:
+        return composed
+    spent = sum(each.seconds for each in diagnosis.attempts) / len(diagnosis.attempts) * inputs
+    told = f"brought down {len(missed)} of those that were tried, which no trial did"
+    if spent > RUN * budget:
+        left = f"the attack under diagnosis beside it ({spent:.2g} s), which {told}"
+        return replace(composed, cut=(*composed.cut, left))
+    reason = f"The attack under diagnosis {told}: it goes first."
+    return replace(
+        composed,
+        attack=worst_of(attack, *members),
+        why=(*composed.why, reason),
+        expected=composed.expected + spent,
+    )
 
 
 def _trials(

@@ -14,12 +14,12 @@ from calipers.attacks.judge import reaches
 from calipers.attacks.pgd import PGD
 from calipers.attacks.square import Square
 from calipers.attacks.view import OutOfTime, Trace, View
-from calipers.diagnostics.candidates import Candidate
+from calipers.diagnostics.candidates import MARGIN, Candidate
 from calipers.diagnostics.case import Case
 from calipers.diagnostics.prescription import Trial
 from calipers.errors import CalipersError
 from calipers.gradients.estimator import goal_of_rows
-from calipers.threat.objectives import margin
+from calipers.threat.objectives import OBJECTIVES
 
 __all__ = ["ASKED", "Tried", "try_candidate", "try_scores"]
 
@@ -35,6 +35,7 @@ _PATIENCE = 2.0
 _QUERIES, _LEAST_QUERIES = 500, 50
 _ANSWERS = 12
 _QUICK = 0.1
+_OTHER_LOSS = "The cross-entropy is the loss, since the margin has a gradient of 0."
 _BREAKS = (CalipersError, RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 """What a module may raise under a view that it was not written for, such as float64."""
 
@@ -91,6 +92,11 @@ def try_candidate(case: Case, candidate: Candidate, *, seconds: float) -> Tried:
     try:
         scale, flat = (1.0, 0) if candidate.sigma else _measured(case, candidate)
         if flat:
+            reasons = tuple(each for each in candidate.reasons if each != MARGIN)
+            other = replace(candidate, loss="cross_entropy", reasons=(*reasons, _OTHER_LOSS))
+            scale, flat = _measured(case, other)
+            candidate = candidate if flat else other
+        if flat:
             trial = _refused(candidate.what, f"its gradient is 0 on {flat} inputs", began)
             return Tried(candidate, trial, flat=True, scale=scale)
         wanted, reason = candidate.draws, ""
@@ -104,7 +110,7 @@ def try_candidate(case: Case, candidate: Candidate, *, seconds: float) -> Tried:
                 f"left out, {_FEWEST} steps on {_LEAST_INPUTS} inputs take more than {max(spare, 0):.2g} s"
             )
             return Tried(told, _refused(candidate.what, words, began), scale=scale, draws=wanted, late=True)
-        attack = PGD(candidate.view(shape.draws), steps=shape.steps, loss="margin")
+        attack = PGD(candidate.view(shape.draws), steps=shape.steps, loss=candidate.loss)
         rates = _rates(case, attack, shape.inputs, until=perf_counter() + _PATIENCE * max(spare, 0.5))
         text = repr(attack)
     except _BREAKS as problem:
@@ -165,7 +171,8 @@ def _gradient(case: Case, candidate: Candidate, x: Tensor, turn: int) -> Tensor:
     rows = list(range(len(x)))
     draws = case.draws(rows).fold(turn)
     goal = goal_of_rows(case.threat.goal, rows)
-    found = candidate.single.estimate(case.target, margin, x, case.y[rows], goal, draws=draws)
+    objective = OBJECTIVES[candidate.loss]
+    found = candidate.single.estimate(case.target, objective, x, case.y[rows], goal, draws=draws)
     return found.gradient.flatten(1).double()
 
 
