@@ -208,7 +208,9 @@ def test_a_check_that_the_time_cut_to_two_inputs_is_open_and_not_green() -> None
 def test_what_was_left_open_is_not_called_green() -> None:
     case = _case(undefended(), run=False)
     left = case.finding("binarization", 0.0, 0.95, None, "no time")
-    told = Diagnosis((left,), (), repr(case.attack), "f", 20, 20, 0, 1.0).text()
+    found = Diagnosis((left,), (), repr(case.attack), "f", 20, 20, 0, 1.0)
+    assert repr(found) == "Diagnosis(0 of 0 inputs fall; 0 of 1 findings red, 1 open)"
+    told = found.text()
     assert "open  binarization" in told and "green" not in told
 
 

@@ -27,7 +27,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What all checks say.
 
@@ -54,6 +54,13 @@ class Diagnosis:
     seconds: float
     rows: tuple[int, ...] = ()
     searched: Attack | None = None
+
+    def __repr__(self) -> str:
+        left = sum(each.verdict == "open" for each in self.findings)
+        return (
+            f"Diagnosis({self.fell} of {self.attacked} inputs fall; "
+            f"{len(self.red)} of {len(self.findings)} findings red, {left} open)"
+        )
 
     @property
     def red(self) -> tuple[Finding, ...]:
