@@ -12,6 +12,7 @@ from typing import ClassVar, Final, final
 import torch
 from torch import Tensor, nn
 
+from calipers.attacks.combine import worst_of
 from calipers.attacks.pgd import PGD
 from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
@@ -86,7 +87,8 @@ class Thermometer(Defense):
     move logits that begin as normal draws of deviation 1, so it finds little more than noise does; the same search with
     steps of 1 breaks the defense.
 
-    **The recipe.** The real encoding forward, a ramp backward: ``PGD(BPDA({"encoder": next_bucket}))``. What remains is
+    **The recipe.** The real encoding forward, a ramp backward: ``PGD(BPDA({"encoder": next_bucket}))``. With
+    adversarial training LS-PGA searches once more what still stands, with steps that move its logits. What remains is
     what adversarial training gives, and less than it gives without the encoding.
 
     The paper's own sizes are 8/255 on CIFAR-10, seven steps of LS-PGA and a wide residual network. Here the size is .1
@@ -216,6 +218,15 @@ class Thermometer(Defense):
             ),
             Row(
                 "adaptive",
+                "PGD-40 on the margin, BPDA: ramp in the next bucket; then LS-PGA, 40 steps of 0.5",
+                worst_of(adaptive, LogitSpacePGA(steps=40, step_size=0.5, anneal=1.05)),
+                "linf",
+                "0.1",
+                "adversarial",
+                family=_BOTH,
+            ),
+            Row(
+                "ablation",
                 "PGD-40 on the margin, BPDA: ramp in the next bucket",
                 adaptive,
                 "linf",
