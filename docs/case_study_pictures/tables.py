@@ -1,8 +1,10 @@
 """The tables of the case study's pages, from what `calipers reproduce iclr2018 --json` answered.
 
     python docs/case_study_pictures/tables.py benchmarks/results/iclr2018.json
+    python docs/case_study_pictures/tables.py benchmarks/results/iclr2018-cifar10.json --marker cifar10
 
-Each page has a comment `<!-- rows -->`; the table behind it is replaced. The overview's is behind `<!-- table -->`.
+Each page has a comment `<!-- rows -->`; the table behind it is replaced. The overview's is behind `<!-- table -->`. Those
+of four defenses around a network for CIFAR-10 are behind `<!-- cifar10 -->`.
 """
 
 from __future__ import annotations
@@ -108,10 +110,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("answer", type=Path, help="what `calipers reproduce iclr2018 --json` answered")
-    lines = json.loads(parser.parse_args().answer.read_text(encoding="utf-8"))["rows"]
-    put(PAGES / "index.md", "table", overview(lines))
+    parser.add_argument("--marker", choices=("rows", "cifar10"), default="rows", help="which tables")
+    options = parser.parse_args()
+    lines = json.loads(options.answer.read_text(encoding="utf-8"))["rows"]
+    put(PAGES / "index.md", "table" if options.marker == "rows" else options.marker, overview(lines))
     for name, group in groupby(lines, key=lambda line: line["defense"]):
-        put(PAGES / f"{name}.md", "rows", rows(list(group)))
+        put(PAGES / f"{name}.md", options.marker, rows(list(group)))
 
 
 if __name__ == "__main__":
