@@ -14,7 +14,7 @@ from calipers.defenses.defense_gan.generator import LATENT, Critic, Generator
 from calipers.defenses.defense_gan.latent import GENERATOR, continued, load_generator
 from calipers.defenses.defense_gan.projection import Projection, descend
 from calipers.defenses.defense_gan.training import gradient_penalty
-from calipers.defenses.parts import load_part, part_file, small_network
+from calipers.defenses.parts import load_part, part_file, save_part, small_network
 from calipers.errors import GradientsUnavailable, UsageError
 from calipers.gradients.estimator import Autograd
 from calipers.gradients.reparameterization import Reparameterization
@@ -173,6 +173,18 @@ def test_rows_are_stored_as_text_and_cover_every_role() -> None:
         assert build_attack(repr(row.attack)) == row.attack
     assert "mean square 0.005" in row_of("adaptive").unit
     assert pytest.approx(0.005, rel=1e-3) == 1.98**2 / 784
+
+
+def test_around_another_generator_no_attack_goes_through_the_one_that_ships(tmp_path: Path) -> None:
+    for part, net in ((GENERATOR, load_generator(None)), (CLASSIFIER, small_network())):
+        save_part(net, part, tmp_path, about={"what": "a copy"})
+    assert [row.what for row in DefenseGAN(weights=tmp_path).rows()] == [
+        row.what for row in DefenseGAN().rows()
+    ]
+    save_part(Generator(), GENERATOR, tmp_path, about={"what": "another"})
+    rows = DefenseGAN(weights=tmp_path).rows()
+    assert not any("defense_gan.latent" in repr(row.attack) for row in rows)
+    assert {row.role for row in rows} == {"undefended", "naive", "matched", "adaptive", "ablation"}
 
 
 def test_a_search_over_z_is_judged_on_the_whole_defense() -> None:
