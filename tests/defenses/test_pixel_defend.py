@@ -10,6 +10,7 @@ from torch import nn
 from calipers.defenses.base import Row
 from calipers.defenses.parts import load_part
 from calipers.defenses.pixel_defend import PixelDefend
+from calipers.defenses.pixel_defend.context import carry, follow_mode, through_context
 from calipers.defenses.pixel_defend.pixel_cnn import LEVELS, CausalConv, PixelCNN, log_masses, nats
 from calipers.defenses.pixel_defend.purifier import Purifier, purify, purify_by_full_passes
 from calipers.defenses.pixel_defend.training import DENSITY, bits_per_dimension
@@ -203,3 +204,74 @@ def test_bpda_takes_what_deepfool_and_the_plain_gradient_leave() -> None:
     assert right >= 13
     assert left["adaptive"] <= 9
     assert min(left["naive"], left["matched"]) >= left["adaptive"] + 4
+
+
+def test_the_derivative_of_a_mode_is_that_of_differences() -> None:
+    generator = torch.Generator().manual_seed(2)
+    parameters = 0.4 * torch.randn(1, 9, 1, 6, generator=generator, dtype=torch.float64)
+    change = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)
+    leaf = parameters.clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(follow_mode(leaf, mode_of(parameters)).sum(), leaf)
+    step = 1e-3
+    ahead, behind = (mode_of(parameters + sign * step * change) for sign in (1, -1))
+    expected = (ahead - behind) / (2 * step)
+    assert torch.allclose((found * change).sum(1, keepdim=True), expected, rtol=1e-4, atol=1e-6)
+
+
+def mode_of(parameters: torch.Tensor) -> torch.Tensor:
+    """Find the mode of each pixel's mixture by halving an interval around the best point of a grid."""
+    weights, means, scales = (part[0, :, 0].T for part in parameters.chunk(3, 1))
+
+    def density(place: torch.Tensor) -> torch.Tensor:
+        off = (place[..., None] - means[:, None]) * torch.exp(-scales[:, None])
+        each = torch.sigmoid(off) * torch.sigmoid(-off) * torch.exp(-scales[:, None])
+        return (each * weights.softmax(1)[:, None]).sum(-1)
+
+    place = torch.linspace(-3, 3, 6001, dtype=torch.float64).expand(6, -1)
+    best = place.gather(1, density(place).argmax(1, keepdim=True))
+    low, high = best - 1e-3, best + 1e-3
+    for _ in range(60):
+        thirds = low + (high - low) / 3, high - (high - low) / 3
+        right = density(thirds[0]) < density(thirds[1])
+        low, high = torch.where(right, thirds[0], low), torch.where(right, high, thirds[1])
+    return low.T[None, None]
+
+
+def test_what_comes_back_is_the_sum_of_the_powers_of_the_derivative_by_the_context() -> None:
+    net = wild_network()
+    purified = random_levels(1, 1, 4, 5).double() / 255
+    free = torch.rand(1, 1, 4, 5, generator=torch.Generator().manual_seed(3)) < 0.7
+    gradient = torch.randn(1, 1, 4, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    def modes(x: torch.Tensor) -> torch.Tensor:
+        return (follow_mode(net(x.view(1, 1, 4, 5)), 2 * purified - 1) / 2).flatten()
+
+    with torch.enable_grad():
+        later = torch.autograd.functional.jacobian(modes, purified.flatten())
+    assert torch.equal(later.triu(), torch.zeros_like(later)) and later.any()
+    term = gradient.flatten()
+    expected = term.clone()
+    for _ in range(8):
+        term = 0.7 * later.T @ (free.flatten() * term)
+        expected += term
+    assert torch.allclose(carry(gradient, purified, free, net).flatten(), expected)
+
+
+def test_through_the_context_a_chosen_pixel_hands_its_gradient_to_those_before_it() -> None:
+    x, _ = images(1)
+    parts = load_model("iclr2018:pixel-defend").module.modules()
+    purified = next(part for part in parts if isinstance(part, Purifier))(x)
+    leaf = x.clone().requires_grad_(True)
+    with torch.enable_grad():
+        found = through_context(leaf)
+    assert torch.equal(found.detach(), purified)
+    free = (purified > 0) & (purified < 1) & ((purified - x).abs() < 31.5 / 255)
+    for inside in (True, False):
+        _, _, i, j = (int(one) for one in (free if inside else purified == 0).nonzero()[-1])
+        weight = torch.zeros_like(x)
+        weight[0, 0, i, j] = 1.0
+        (gradient,) = torch.autograd.grad(found, leaf, weight, retain_graph=True)
+        assert float(gradient[0, 0, i, j]) == 1.0
+        flat = gradient.flatten()
+        assert bool(flat[: 28 * i + j].any()) == inside
+        assert not flat[28 * i + j + 1 :].any()

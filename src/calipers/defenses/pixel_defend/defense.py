@@ -9,10 +9,11 @@ choices before it.
 
 **Flaw.** Each choice is an argmax, so the gradient is shattered; and a path through 784 passes of a network would
 vanish or explode if there were one. An attack that follows it goes nowhere. But what the loop gives is close to what it
-gets, which is all that is needed: backward, it may be taken for the identity.
+gets: backward, it may be taken for the identity, and better for what a pixel does to itself and to the choices made
+after it.
 
-**Recipe.** ``APGD(steps=60, radii=(1,), gradient=BPDA({"purifier": identity}))``: purified forward, and backward as
-if nothing had been done.
+**Recipe.** ``APGD(steps=60, radii=(1,), random_start=False, gradient=BPDA({"purifier": through_context}))``: purified
+forward, and backward through the context of the choices.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Defense, Hides, Paper, Role, Row, Tell
 from calipers.defenses.normalized import Normalized
 from calipers.defenses.parts import bundled_network, has_part, load_part
+from calipers.defenses.pixel_defend.context import through_context
 from calipers.defenses.pixel_defend.pixel_cnn import PixelCNN
 from calipers.defenses.pixel_defend.purifier import Purifier
 from calipers.defenses.pixel_defend.training import DENSITY, train_density
@@ -84,7 +86,9 @@ class PixelDefend(Defense):
     flaw: ClassVar[str] = (
         "The loop of 784 argmaxes has no gradient, but it is close to the identity, which has one."
     )
-    recipe: ClassVar[str] = 'APGD(steps=60, radii=(1,), gradient=BPDA({"purifier": identity}))'
+    recipe: ClassVar[str] = (
+        'APGD(steps=60, radii=(1,), random_start=False, gradient=BPDA({"purifier": through_context}))'
+    )
     hides: ClassVar[tuple[Hides, ...]] = ("shattered", "vanishing")
     minutes: ClassVar[float] = 8.0
     own_network: ClassVar[str] = "its density is a PixelCNN of Fashion-MNIST"
@@ -135,22 +139,23 @@ class PixelDefend(Defense):
         Returns:
             The rows.
         """
-        bpda = BPDA({"purifier": identity})
+        straight, context = BPDA({"purifier": identity}), BPDA({"purifier": through_context})
         # larger balls are what the window was not made for: they lead to no smaller one
-        plain = APGD(steps=_STEPS, radii=(1.0,))
-        through = replace(plain, gradient=bpda)
+        plain = APGD(steps=_STEPS, radii=(1.0,), random_start=False)
+        through, past = replace(plain, gradient=context), replace(plain, gradient=straight)
         bim = PGD(steps=_BIM_STEPS, step_size=_BIM_STEP, random_start=False, keep=True)
-        step = PGD(steps=1, step_size=1.0, random_start=False, gradient=bpda)
-        pgd = PGD(steps=_STEPS, gradient=bpda)
+        step = PGD(steps=1, step_size=1.0, random_start=False, gradient=straight)
+        pgd = PGD(steps=_STEPS, gradient=straight)
         return (
             _row("undefended", "APGD on the plain network", plain, variant="undefended"),
             _row("naive", "BIM on the classifier alone, then purified", Transfer(_BARE, bim)),
             _row("naive", "DeepFool on the classifier alone, then purified", Transfer(_BARE, DeepFool())),
             _row("matched", "APGD through the purifier", plain),
-            _row("adaptive", "APGD, BPDA with the identity through the purifier", through),
-            _row("ablation", "the same in a single step", step),
-            _row("ablation", "PGD in place of APGD", pgd),
-            _row("ablation", "a window of 16 levels, the paper's for CIFAR-10", through, variant="window-16"),
+            _row("adaptive", "APGD, BPDA through the context of the purifier's choices", through),
+            _row("ablation", "APGD, BPDA with the identity", past),
+            _row("ablation", "a single step, BPDA with the identity", step),
+            _row("ablation", "PGD, BPDA with the identity", pgd),
+            _row("ablation", "a window of 16 levels, APGD, the identity", past, variant="window-16"),
             _row("ablation", "a window of 16 levels, BIM", Transfer(_BARE, bim), variant="window-16"),
         )
 

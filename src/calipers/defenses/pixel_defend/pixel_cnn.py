@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LEVELS", "CausalConv", "PixelCNN", "ResidualBlock", "log_masses", "nats"]
+__all__ = ["LEVELS", "NARROWEST", "CausalConv", "PixelCNN", "ResidualBlock", "log_masses", "nats"]
 
 LEVELS: Final = 256
-_NARROWEST: Final = -6.0
+NARROWEST: Final = -6.0
+"""The least log scale of a logistic, in units in which the range of the image is [-1, 1]."""
 
 
 @final
@@ -142,7 +143,7 @@ def log_masses(
         Natural logarithms, minus infinity outside 0 to 255.
     """
     weights, means, scales = parameters[:, :, None].chunk(3, dim=1)
-    scales = scales.clamp_min(_NARROWEST)
+    scales = scales.clamp_min(NARROWEST)
     steps = torch.arange(count + 1, device=parameters.device)
     level = lowest[:, None] + steps
     place = (2 * level.to(parameters.dtype) - LEVELS) / (LEVELS - 1)
