@@ -313,7 +313,8 @@ class StochasticActivationPruning(Defense):
         clean="83 %",
         claimed="51 % at linf 4/255, FGSM with the mean gradient of 100 draws",
         adaptive="0 %",
-        note="that attack was on a re-implementation; on the defense itself BPDA leaves 0.1 % (arXiv:2010.00071)",
+        note="that attack was on a re-implementation; on the defense itself BPDA leaves 0.1 % (arXiv:2010.00071, as "
+        "remembered)",
     )
     claim: ClassVar[str] = (
         "Throwing away activations at random, small ones first, leaves accuracy and takes the adversary's aim."

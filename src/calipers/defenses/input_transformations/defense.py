@@ -118,7 +118,7 @@ class InputTransformations(Defense):
         clean="75 %",
         claimed="70 % at a relative l2 of 0.06, against examples of the network without the transformation",
         adaptive="0 %",
-        note="the size was printed as 0.005 and corrected to 0.05 by Athalye, Carlini and Wagner",
+        note="the size is printed as 0.005 by Athalye, Carlini and Wagner; 0.05 is a later correction, as remembered",
     )
     claim: ClassVar[str] = (
         "Changing an image before it is classified, at random and without a derivative, removes the perturbation."

@@ -60,8 +60,8 @@ class PixelDefend(Defense):
 
     Args:
         weights: the folder of the density; the one that ships if None.
-        eps_defend: the largest change of a pixel in levels of 1/255; the paper's for Fashion-MNIST is 32, and 16 for
-            CIFAR-10.
+        eps_defend: the largest change of a pixel in levels of 1/255; 32 for Fashion-MNIST, as the paper is remembered,
+            and 16 for CIFAR-10.
 
     Raises:
         UsageError: if ``eps_defend`` is no number of levels.
