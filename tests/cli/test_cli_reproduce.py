@@ -151,3 +151,10 @@ def test_all_means_those_that_can_be_put_around_a_network(calipers: Call, here: 
     assert "left out: lid has no detector" in said.err
     assert "left out: input-transformations has no patches" in said.err
     assert "of 3 defenses on folder:nowhere" in said.err
+
+
+def test_prescriptions_that_the_time_did_not_suffice_for_are_counted(calipers: Call, here: Path) -> None:
+    done = calipers(
+        "reproduce", "iclr2018", "cascade", "--limit", "2", "--jobs", "1", "--time", "0.01s", "--prescribe"
+    )
+    assert "0 measurements are done and 5 are not" in done.stderr

@@ -147,8 +147,10 @@ def reproduce(
         jobs = (os.cpu_count() or 1) if jobs is None else jobs
         manner = _Manner(prescribe and not quick, budget, jobs, deadline)
         measured = _measured(say, rows, question, manner)
-        if sum(row.role != "prescribed" for row in measured) < len(rows):
-            say.warn(f"out of time: {len(measured)} measurements are done; to go on:  {this_command()}")
+        wanting = len(rows) + (_mechanisms(rows) if manner.prescribe else 0) - len(measured)
+        if wanting > 0 and deadline is not None:
+            told = f"out of time: {len(measured)} measurements are done and {wanting} are not"
+            say.warn(f"{told}; to go on:  {this_command()}")
         drawn = "" if figure is None else _draw(say, question, manner, figure)
         _answer(say, [_line(row) for row in measured], time.monotonic() - begun, drawn)
 
@@ -208,14 +210,17 @@ def _measured(say: Say, rows: tuple[CaseRow, ...], question: Question, manner: _
     from calipers.runs.reproduce import in_order, measure_case
 
     found: list[CaseRow] = []
-    mechanisms = len({(row.defense, row.family) for row in rows if row.role == "adaptive"})
-    total = len(rows) + (mechanisms if manner.prescribe else 0)
+    total = len(rows) + (_mechanisms(rows) if manner.prescribe else 0)
     with progress(say, "reproduce") as advance:
         advance(0.0, "")
         for row in measure_case(rows, question, **manner._asdict()):
             found.append(row)
             advance(len(found) / total, f"{len(found)}/{total}, {row.defense}, {row.role}: {row.what}")
     return in_order(rows, found)
+
+
+def _mechanisms(rows: tuple[CaseRow, ...]) -> int:
+    return len({(row.defense, row.family) for row in rows if row.role == "adaptive"})
 
 
 def _line(row: CaseRow) -> CaseLine:
