@@ -157,4 +157,4 @@ def test_prescriptions_that_the_time_did_not_suffice_for_are_counted(calipers: C
     done = calipers(
         "reproduce", "iclr2018", "cascade", "--limit", "2", "--jobs", "1", "--time", "0.01s", "--prescribe"
     )
-    assert "0 measurements are done and 5 are not" in done.stderr
+    assert "0 measurements are done and 5 are not" in done.err
