@@ -1,6 +1,7 @@
 """localize names the module that hides the gradient, how it does, and no other."""
 
 import importlib.util
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -146,3 +147,16 @@ def test_what_torch_jit_compiled_is_left_open() -> None:
     found = localize(target, smooth_images(4, seed=0)[0], ThreatModel(Norm.LINF, 0.1), budget=5.0)
     assert {each.verdict for each in found} == {"open"}
     assert all("torch.jit" in each.explanation for each in found)
+
+
+def test_what_torch_loads_the_first_time_does_not_take_the_modules_time() -> None:
+    script = """
+from calipers.diagnostics.localize import localize
+from calipers.testing.obfuscated import OBFUSCATED, smooth_images
+from calipers.threat.threat_model import Norm, ThreatModel
+
+found = localize(OBFUSCATED["quantizer"]().target, smooth_images(2, seed=0)[0], ThreatModel(Norm.LINF, 0.1), budget=1.0)
+print([(each.check, each.module) for each in found if each.verdict == "red"])
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[('shattered', 'quantizer')]"
