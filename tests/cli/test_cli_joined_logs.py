@@ -123,7 +123,7 @@ def test_two_logs_are_joined_on_the_inputs_of_both(calipers: Call, logs: tuple[P
     assert contradicted(said) == counted_by_hand(*logs, size=0.5) == []
     text = calipers("show", "a.sqlite", "c.sqlite").out
     assert "certified at l2 0.5  33.33 % at least" in text
-    assert "attacked at l2 0.5   33.34 % at most" in text
+    assert "attacked at l2 0.5   33.34 % to 50.00 % at most" in text
     assert "left out             2 only certified, 1 only attacked" in text
     assert "'net', is the word of who imported the logs" in text
 

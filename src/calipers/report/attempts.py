@@ -14,7 +14,7 @@ from calipers.evidence.records import Attempt
 from calipers.report.tables import Table, ceiled, ceiled_percent, columns_of, floored_percent
 from calipers.statistics.intervals import clopper_pearson_interval
 
-__all__ = ["AttackSummary", "attempt_rows", "summarize_attempts"]
+__all__ = ["AttackSummary", "attempt_rows", "readings", "summarize_attempts"]
 
 
 @final
@@ -26,11 +26,11 @@ class AttackSummary:
         inputs: attempts.
         already_wrong: inputs that are answered wrongly, or by majority so, with no attack at all.
         found: inputs with an adversarial example, those included.
-        undetermined: inputs of which neither success nor failure was shown; they count as not robust.
-        robust_accuracy: the share of inputs without one.
+        undetermined: inputs of which neither success nor failure was shown.
+        robust_accuracy: the share of inputs that stand.
         lower: lower end of the exact interval of that share for the population.
-        upper: its upper end.
-        confidence: probability that the interval holds it.
+        upper: upper end of that of the share that was not shown to fall: the two are one where nothing is undetermined.
+        confidence: probability with which each of the two intervals holds its share.
         norm: the norm of distances.
         eps: the size that was allowed, in input units; None where the least was looked for.
         median_distance: median distance of all inputs, 0 where one is wrong already and infinite where none was found.
@@ -83,13 +83,13 @@ class AttackSummary:
             ("fooled", f"{self.found} of {self.inputs}" + (", those included" if self.already_wrong else "")),
         ]
         if self.undetermined:
-            found.append(("undetermined", f"{self.undetermined}, counted as not robust"))
+            found.append(("undetermined", f"{self.undetermined}: they fall, or they stand"))
         word = "" if self.eps is None else f" at {self.norm} {self.eps:g}"
         if self.eps is not None:
             found.append(
                 (
                     "robust accuracy",
-                    f"{ceiled_percent(self.robust_accuracy)} % at most{word} "
+                    f"{readings(self.robust_accuracy, self.undetermined, self.inputs)}{word} "
                     f"({100 * self.confidence:g} % interval {interval})",
                 )
             )
@@ -146,17 +146,19 @@ def summarize_attempts(attempts: Sequence[Attempt], *, confidence: float = 0.95)
         if len({str(getattr(row, name)) for row in rows}) > 1:
             raise UsageError(f"these attempts have several values of {name}: summarize one at a time")
     robust = sum(not row.success and not row.undetermined for row in rows)
-    interval = clopper_pearson_interval(robust, len(rows), confidence=confidence)
+    unsure = sum(row.undetermined for row in rows)
+    least = clopper_pearson_interval(robust, len(rows), confidence=confidence)
+    most = clopper_pearson_interval(robust + unsure, len(rows), confidence=confidence)
     distances = sorted(row.distance if row.success else math.inf for row in rows)
     random = any(row.draws > 1 for row in rows)
     return AttackSummary(
         inputs=len(rows),
         already_wrong=sum(row.reason == "already wrong" for row in rows),
         found=sum(row.success for row in rows),
-        undetermined=sum(row.undetermined for row in rows),
+        undetermined=unsure,
         robust_accuracy=robust / len(rows),
-        lower=float(interval.lower),
-        upper=float(interval.upper),
+        lower=float(least.lower),
+        upper=float(most.upper),
         confidence=confidence,
         norm=rows[0].norm,
         eps=rows[0].eps,
@@ -169,6 +171,27 @@ def summarize_attempts(attempts: Sequence[Attempt], *, confidence: float = 0.95)
         backwards=statistics.fmean(row.backwards for row in rows),
         reasons=dict(Counter(row.reason for row in rows)),
     )
+
+
+def readings(standing: float, undetermined: int, inputs: int) -> str:
+    """Say a robust accuracy, which the attack bounds from above: a range where some inputs are undetermined.
+
+    Args:
+        standing: the share of inputs that stand.
+        undetermined: those of which neither was shown.
+        inputs: all.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> readings(0.25, 0, 8), readings(0.25, 2, 8)
+        ('25.00 % at most', '25.00 % to 50.00 % at most')
+    """
+    least = f"{ceiled_percent(standing)} %"
+    if undetermined:
+        least += f" to {ceiled_percent((round(standing * inputs) + undetermined) / inputs)} %"
+    return f"{least} at most"
 
 
 def attempt_rows(attempts: Sequence[Attempt]) -> Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from calipers.errors import UsageError
 from calipers.evidence.bracket import Estimated
 from calipers.evidence.records import AnyRecord, Attempt, Certificate
+from calipers.report.attempts import readings
 from calipers.report.jaws import Jaws, close_jaws
 from calipers.report.tables import ceiled_percent, columns_of, floored_percent
 from calipers.statistics.intervals import clopper_pearson_interval
@@ -29,7 +30,8 @@ class Joined:
         only_attacked: inputs with attempts alone, left out.
         eps: the size that the attacks were allowed; None where it was not one and the same, and what follows is None.
         certified: the share of inputs whose label is proved up to that size.
-        standing: the share of inputs at which no attempt succeeded; an undetermined one counts as a success.
+        standing: the share of inputs at which no attempt succeeded; an undetermined one counts as a success, but for
+            the upper end of the interval.
         undetermined: inputs that count as fallen for an undetermined attempt alone.
     """
 
@@ -79,10 +81,13 @@ class Joined:
             low, high = self.certified, self.standing
             found += [
                 (f"certified {at}", f"{floored_percent(low.value)} % at least {_interval(low)}"),
-                (f"attacked {at}", f"{ceiled_percent(high.value)} % at most {_interval(high)}"),
+                (
+                    f"attacked {at}",
+                    f"{readings(high.value, self.undetermined or 0, self.labelled)} {_interval(high)}",
+                ),
             ]
         if self.undetermined:
-            found.append(("undetermined", f"{self.undetermined}, counted as not robust"))
+            found.append(("undetermined", f"{self.undetermined}: they fall, or they stand"))
         return self.jaws.text(most=most) + "\n\n" + columns_of(found)
 
 
@@ -121,6 +126,9 @@ def join_runs(records: Iterable[AnyRecord]) -> Joined:
         if isinstance(row, Attempt):
             fallen |= {row.index} if row.success else set()
             unsure |= {row.index} if row.undetermined else set()
+    unsure = {row.index for row in labelled} & (unsure - fallen)
+    standing = sum(row.index not in fallen | unsure for row in labelled)
+    least, most = (_share(count, len(labelled)) for count in (standing, standing + len(unsure)))
     return Joined(
         jaws,
         len(both),
@@ -128,8 +136,8 @@ def join_runs(records: Iterable[AnyRecord]) -> Joined:
         *left,
         size,
         _share(sum(row.lower_radius >= size for row in labelled), len(labelled)),
-        _share(sum(row.index not in fallen | unsure for row in labelled), len(labelled)),
-        len(unsure - fallen),
+        replace(least, upper=most.upper),
+        len(unsure),
     )
 
 
