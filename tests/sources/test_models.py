@@ -81,8 +81,8 @@ def test_lists_and_data_are_had_without_torch() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"clean test": 0.903, "sigma 0.25": 0.5}', "90.3% (clean test), 50.0% (sigma 0.25)"),
-        ("0.75", "75.0%"),
+        ('{"clean test": 0.903, "sigma 0.25": 0.5}', "90.30% (clean test), 50.00% (sigma 0.25)"),
+        ("0.75", "75.00%"),
         ("good", "good"),
         ('["a"]', '["a"]'),
     ],

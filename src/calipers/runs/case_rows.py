@@ -183,8 +183,8 @@ def rows_left_out(names: Sequence[str], question: Question) -> dict[str, LeftOut
 def figure_rows(question: Question) -> tuple[CaseRow, ...]:
     """List the measurements of the lecture's figure: accuracy against distortion, with and without two defenses.
 
-    Thermometer encoding and adversarial training are taken alone, together, and neither. Each is attacked by the
-    adaptive attack of thermometer encoding, without its substitute where nothing is encoded.
+    Thermometer encoding and adversarial training are taken alone, together, and neither. The encoded networks are
+    attacked by their adaptive attacks, the others by the same PGD with no substitute.
 
     Args:
         question: what is asked.
@@ -193,11 +193,11 @@ def figure_rows(question: Question) -> tuple[CaseRow, ...]:
         The measurements; the family is the curve.
     """
     defense = named_defense("thermometer", weights=question.weights)
-    known: dict[str, Row] = {row.role: row for row in reversed(defense.rows())}
+    known: dict[tuple[str, str], Row] = {(row.variant, row.role): row for row in reversed(defense.rows())}
     found = []
     for curve, (variant, role) in _CURVES.items():
         for number, eps in enumerate(FIGURE_SIZES):
-            row = replace(known[role], variant=variant, eps=eps, unit="", family=curve, what=f"linf {eps}")
+            row = replace(known[variant, role], eps=eps, unit="", family=curve, what=f"linf {eps}")
             found.append(_case_row("thermometer", defense, number, row, question))
     return tuple(
         replace(row, path=row.path.parent.parent / "figure" / row.path.name, size=row.spec.eps)

@@ -108,15 +108,15 @@ def spoken_accuracy(text: str) -> str:
 
     Example:
         >>> spoken_accuracy('{"clean test": 0.903}')
-        '90.3% (clean test)'
+        '90.30% (clean test)'
     """
     try:
         found = json.loads(text)
     except ValueError:
         return text
     if isinstance(found, Mapping) and all(isinstance(value, int | float) for value in found.values()):
-        return ", ".join(f"{value:.1%} ({name})" for name, value in found.items())
-    return f"{found:.1%}" if isinstance(found, float) else text
+        return ", ".join(f"{value:.2%} ({name})" for name, value in found.items())
+    return f"{found:.2%}" if isinstance(found, float) else text
 
 
 def _about_model(told: Mapping[str, str]) -> str:
