@@ -129,7 +129,7 @@ def reproduce(
     """Measure the nine defenses of ICLR 2018 again: undefended, as their papers did, and by an adaptive attack.
 
     Each figure is judged on the defense itself: with fresh randomness, the whole purification, the discrete encoding.
-    About ten minutes for 50 images on two cores, a few with --quick; --prescribe takes as long again.
+    Seven to eight minutes for 50 images on two cores, two to three with --quick; --prescribe takes as long again.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.case_rows import Question, case_rows, defense_names
