@@ -17,7 +17,7 @@ from calipers.errors import InvalidInput, MissingClasses, UsageError
 from calipers.randomness import check_seed
 
 if TYPE_CHECKING:
-    from calipers.sources.batches import Batch
+    from calipers.sources.tensors import Tensors
 
 __all__ = ["NO_LABEL", "Dataset", "Example", "Pixels", "input_digest", "on_grid"]
 
@@ -217,7 +217,7 @@ class Dataset:
     def __iter__(self) -> Iterator[Example]:
         return (self[position] for position in range(len(self)))
 
-    def tensors(self, limit: int | None = None) -> Batch:
+    def tensors(self, limit: int | None = None) -> Tensors:
         """Read the first inputs as tensors.
 
         Args:
@@ -226,9 +226,9 @@ class Dataset:
         Returns:
             Images (batch, *shape), float32, and labels (batch,), in order.
         """
-        from calipers.sources.batches import read_batch
+        from calipers.sources.tensors import read_tensors
 
-        return read_batch(self, limit)
+        return read_tensors(self, limit)
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         """Say what the data set is, for a user to look at before a run.

@@ -1,4 +1,4 @@
-"""Batches: inputs of a data set as tensors, for those who measure from Python."""
+"""Tensors: inputs of a data set as tensors, for those who measure from Python."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from torch import Tensor
 from calipers.errors import UsageError
 from calipers.sources.inputs import Dataset
 
-__all__ = ["Batch", "read_batch"]
+__all__ = ["Tensors", "read_tensors"]
 
 
-class Batch(NamedTuple):
+class Tensors(NamedTuple):
     """Inputs with their labels.
 
     Args:
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     labels: Int[Tensor, " batch"]
 
 
-def read_batch(data: Dataset, limit: int | None = None) -> Batch:
+def read_tensors(data: Dataset, limit: int | None = None) -> Tensors:
     """Read the first inputs of a data set.
 
     Args:
@@ -41,4 +41,4 @@ def read_batch(data: Dataset, limit: int | None = None) -> Batch:
         raise UsageError(f"limit is {limit}: give at least 1 input")
     rows = [data[place] for place in range(len(data) if limit is None else min(limit, len(data)))]
     images = torch.stack([torch.from_numpy(row.image) for row in rows])
-    return Batch(images, torch.tensor([row.label for row in rows], dtype=torch.int64))
+    return Tensors(images, torch.tensor([row.label for row in rows], dtype=torch.int64))
