@@ -158,3 +158,11 @@ def test_prescriptions_that_the_time_did_not_suffice_for_are_counted(calipers: C
         "reproduce", "iclr2018", "cascade", "--limit", "2", "--jobs", "1", "--time", "0.01s", "--prescribe"
     )
     assert "0 measurements are done and 5 are not" in done.err
+
+
+def test_what_is_measured_already_is_shown_when_the_time_is_over(calipers: Call, here: Path) -> None:
+    command = ("reproduce", "iclr2018", "cascade", "--quick", "--jobs", "1")
+    whole = calipers(*command, "--json").json["rows"]
+    late = calipers(*command, "--time", "0.01s", "--json")
+    assert late.json["rows"] == whole and len(whole) == 3
+    assert "out of time" not in late.err

@@ -128,7 +128,7 @@ def test_every_check_has_a_finding_a_text_and_a_page() -> None:
 
 
 def test_an_attack_without_a_size_is_refused() -> None:
-    with pytest.raises(UsageError, match="give eps"):
+    with pytest.raises(UsageError, match="DDN looks for the least size"):
         diagnose(undefended(), X, Y, LINF, attack=DDN())
     with pytest.raises(UsageError, match="give eps"):
         diagnose(undefended(), X, Y, ThreatModel(Norm.LINF))

@@ -77,7 +77,7 @@ def test_a_file_says_its_architecture_and_feeding_and_options_override_them(tmp_
     assert torch.equal(opened.target.logits(INPUTS), network()((INPUTS - 0.25) / 0.5))
     shown = dict(opened.description)
     assert (shown["arch"], shown["mean"], shown["std"]) == ("cnn28", "0.25", "0.5")
-    assert shown["accuracy"] == "90.0% (clean)"
+    assert shown["accuracy"] == "90.00% (clean)"
     assert shown["input"] == "1x28x28, values 0 to 1"
     assert "sha256" in shown["file"]
     other = load_model(f"{reference}?mean=0.5")

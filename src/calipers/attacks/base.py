@@ -19,6 +19,7 @@ from calipers.gradients.estimator import Autograd, GradientEstimator, goal_of_ro
 from calipers.randomness import Draws, Role, check_seed
 from calipers.target import Access, Target
 from calipers.target.allocator import keep_freed_memory
+from calipers.target.arguments import check_arguments
 from calipers.threat.objectives import margin
 from calipers.threat.threat_model import Norm, Targeted, ThreatModel, Untargeted
 
@@ -148,6 +149,7 @@ class Attack(ABC):
         Returns:
             Candidates and verdicts, in the order of the inputs.
         """
+        check_arguments(target, x, y)
         numbers = tuple(range(len(x)) if indices is None else (int(index) for index in indices))
         self._check(target, x, y, threat, numbers)
         warn_beyond(target, threat)
@@ -233,8 +235,6 @@ class Attack(ABC):
         self, target: Target, x: Tensor, y: Tensor, threat: ThreatModel, numbers: tuple[int, ...]
     ) -> None:
         self._check_threat(threat)
-        if len(y) != len(x):
-            raise UsageError(f"there are {len(y)} labels for {len(x)} inputs: give one each")
         if isinstance(threat.goal, Targeted):
             wanted = threat.goal.classes
             if len(wanted) != len(x):

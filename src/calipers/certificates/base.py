@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from calipers.certificates.smoothing.plan import ExecutionPlan
     from calipers.target import Target
+from calipers.target.arguments import check_arguments
 
 __all__ = ["CertificateResult", "Certifier", "Progress"]
 
@@ -128,6 +129,7 @@ class Certifier(ABC):
         Raises:
             UsageError: if the indices are not one for each input, or not all different.
         """
+        check_arguments(target, x)
         target.check_inputs(x)
         numbers = list(range(len(x))) if indices is None else [int(index) for index in indices]
         if len(numbers) != len(x) or len(set(numbers)) != len(numbers):

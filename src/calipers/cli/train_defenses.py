@@ -15,7 +15,9 @@ from calipers.cli.progress import spoken_seconds
 
 __all__ = ["iclr2018"]
 
-_SMALL = "on one core about 4 minutes for a ResNet-20"
+_SMALL = (
+    "seconds for patches to quilt with; on one core about 4 minutes for LID's detector around a ResNet-20"
+)
 
 
 def iclr2018(
@@ -74,7 +76,8 @@ def iclr2018(
             made = train_around(
                 names or (), network=network, data=data, folder=output, share=share, tell=say.note
             )
-            _answer(say, made, begun, f"--network '{network}' --weights {output}")
+            named = "".join(f"{name} " for name in names or ())
+            _answer(say, made, begun, f"{named}--network '{network}' --data DATA --weights {output}")
             return
         expected = expected_minutes(names or ())
         told = ", ".join(f"{name} {minutes:g} min" for name, minutes in expected.items())

@@ -18,7 +18,7 @@ from calipers.diagnostics.binarization import binarization
 from calipers.diagnostics.case import Case, Ran
 from calipers.diagnostics.convergence import more_restarts_help, more_steps_help
 from calipers.diagnostics.localize import localize
-from calipers.diagnostics.making import make_case
+from calipers.diagnostics.making import check_question, make_case
 from calipers.evidence.records import Attempt, Finding
 from calipers.target import Target
 from calipers.threat.threat_model import ThreatModel
@@ -152,13 +152,19 @@ def diagnose(
 
     Returns:
         The diagnosis.
+
+    Raises:
+        UsageError: if the target is none, the inputs or labels are no tensors or not one each, or the attack or the
+            threat model has no size.
+        InvalidInput: if an input cannot be measured.
     """
     began = perf_counter()
+    named = attack or PGD(steps=40, restarts=2)
+    check_question(target, x, y, threat, named)
     warn_beyond(target, threat)
     told = tell or _silent
     told("which modules hide the gradient")
     found = list(localize(target, x, threat, seed=seed, budget=0.2 * budget))
-    named = attack or PGD(steps=40, restarts=2)
     case = make_case(target, x, y, threat, named, seed=seed, seconds=0.1 * budget)
     told("the attack itself")
     case.main = case.within(case.attack, 0.15 * budget, surely=True)

@@ -16,12 +16,40 @@ from calipers.errors import UsageError
 from calipers.gradients.estimator import goal_of_rows
 from calipers.randomness import Draws, Role
 from calipers.target import Target
+from calipers.target.arguments import check_arguments
 from calipers.threat.threat_model import ThreatModel
 
-__all__ = ["case_of", "make_case"]
+__all__ = ["case_of", "check_question", "make_case"]
 
 _BLOCK = 8
 _FEWEST = 5
+
+
+def check_question(target: Target, x: Tensor, y: Tensor, threat: ThreatModel, attack: Attack) -> None:
+    """Check what a diagnosis is asked, before any of it is measured.
+
+    Args:
+        target: the classifier.
+        x: inputs.
+        y: their classes.
+        threat: norm, size and goal.
+        attack: the attack under diagnosis.
+
+    Raises:
+        UsageError: if one is of another type, the attack or the threat model has no size, or that is 0.
+        InvalidInput: if an input cannot be measured.
+    """
+    check_arguments(target, x, y)
+    if threat.eps is None:
+        raise UsageError("a diagnosis asks what an attack finds within a size: give eps")
+    if not attack.sized:
+        raise UsageError(
+            f"{type(attack).__name__} looks for the least size, and a diagnosis asks what an attack finds within one: "
+            "give an attack such as PGD"
+        )
+    if threat.eps == 0:
+        raise UsageError("eps is 0: no attack can move there; give a size above 0, such as 8/255")
+    target.check_inputs(x, y)
 
 
 def make_case(
@@ -53,13 +81,7 @@ def make_case(
     Raises:
         UsageError: if the attack or the threat model has no size, or that is 0, or no input is answered rightly.
     """
-    if threat.eps is None or not attack.sized:
-        raise UsageError(
-            "a diagnosis asks what an attack finds within a size: give eps, and an attack such as PGD"
-        )
-    if threat.eps == 0:
-        raise UsageError("eps is 0: no attack can move there; give a size above 0, such as 8/255")
-    target.check_inputs(x, y)
+    check_question(target, x, y, threat, attack)
     images, labels = x.detach().to(target.device).float(), y.detach().to(target.device)
     draws = Draws(seed, Role.JUDGE, tuple(range(len(x))))
     judge, block = _affordable(target, images, draws, seconds)

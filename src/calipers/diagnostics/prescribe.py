@@ -40,6 +40,7 @@ from calipers.evidence.records import Finding
 from calipers.gradients.bpda import BPDA
 from calipers.gradients.estimator import Autograd
 from calipers.target import Access, Target
+from calipers.target.arguments import check_arguments
 from calipers.threat.threat_model import ThreatModel
 
 __all__ = ["RUN", "prescribe"]
@@ -95,6 +96,8 @@ def prescribe(
         was no time for.
     """
     start, told = perf_counter(), tell or _silent
+    check_arguments(target, x, y)
+    target.check_inputs(x, y)
     warn_beyond(target, threat)
     if target.access < Access.SCORES:
         unseeing: Attack = HopSkipJump() if threat.norm in HopSkipJump.norms else RandomSearch()

@@ -210,7 +210,7 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
         tuple(rows),
         (
             f"{spoken} images; half the width of a 95 % interval of one reading is at most "
-            f"{_half_width(min(inputs)):.0f} points. naive: the paper's own attack, at another",
+            f"{_half_width(min(inputs))} points. naive: the paper's own attack, at another",
             "size where one is given. matched: the adaptive attack's size, steps and loss, with autograd's gradient.",
             "Every figure is judged on the defense itself.",
         )
@@ -301,6 +301,6 @@ def _readings(share: float, undetermined: int, inputs: int) -> str:
     return f"{least} to {ceiled_percent((round(share * inputs) + undetermined) / inputs, places=1)}"
 
 
-def _half_width(inputs: int) -> float:
+def _half_width(inputs: int) -> str:
     interval = clopper_pearson_interval(inputs // 2, inputs, confidence=0.95)
-    return 100 * (float(interval.upper) - float(interval.lower)) / 2
+    return ceiled_percent((float(interval.upper) - float(interval.lower)) / 2, places=1)

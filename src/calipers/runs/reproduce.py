@@ -88,7 +88,8 @@ def _measure(parcel: _Parcel) -> CaseRow | None:
     from calipers.runs.run import carry_out
 
     row: CaseRow | None = parcel.row
-    if parcel.deadline is not None and time.monotonic() >= parcel.deadline:
+    late = parcel.deadline is not None and time.monotonic() >= parcel.deadline
+    if late and (parcel.budget is not None or not _is_finished(parcel.row)):
         return None
     if parcel.budget is not None:
         row = prescribed_row(parcel.row, parcel.question, budget=parcel.budget)
@@ -110,6 +111,13 @@ def _measure(parcel: _Parcel) -> CaseRow | None:
         if not is_complete(store):
             return None
     return row
+
+
+def _is_finished(row: CaseRow) -> bool:
+    if not row.path.exists():
+        return False
+    with RunStore.read(row.path) as store:
+        return is_complete(store)
 
 
 def clean_correct(store: RunStore) -> float | None:

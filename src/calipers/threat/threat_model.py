@@ -104,7 +104,7 @@ class ThreatModel:
         goal: what the adversary wants.
 
     Raises:
-        UsageError: if eps is negative, NaN or infinite.
+        UsageError: if the norm is none, or eps is negative, NaN or infinite.
     """
 
     norm: Norm
@@ -112,5 +112,7 @@ class ThreatModel:
     goal: Goal = field(default_factory=Untargeted)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.norm, Norm):
+            raise UsageError(f"norm is {self.norm!r}: give a Norm, such as Norm.LINF or Norm.parse('linf')")
         if self.eps is not None and not 0 <= self.eps < float("inf"):
             raise UsageError(f"eps is {self.eps}: give a finite size of at least 0, in input units")
