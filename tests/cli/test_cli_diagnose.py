@@ -46,7 +46,10 @@ def test_it_answers_with_a_table_and_a_prescription(
 
 def test_what_means_nothing_is_refused_in_one_line(calipers: Call) -> None:
     assert "budget is 0" in calipers("diagnose", PLAIN, DATA, *SIZED, "--budget", "0").complaint
-    assert "DDN looks for the least size" in calipers("diagnose", PLAIN, DATA, *SIZED, "--attack", "ddn").complaint
+    assert (
+        "DDN looks for the least size"
+        in calipers("diagnose", PLAIN, DATA, *SIZED, "--attack", "ddn").complaint
+    )
     assert "eps is 0: " in calipers("diagnose", PLAIN, DATA, "--norm", "linf", "--eps", "0").complaint
     assert "norm 'l7'" in calipers("diagnose", PLAIN, DATA, "--norm", "l7", "--eps", "1").complaint
 
