@@ -5,7 +5,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calipers.errors import UsageError
@@ -86,6 +86,7 @@ def test_anytime_lower_ends_the_rejected_proportions(alpha, t):
 
 
 @settings(max_examples=300)
+@example((29558, 29559), 1e-9)
 @given(counts, st.sampled_from([0.5, 0.05, 1e-3, 1e-9]))
 def test_no_count_makes_the_anytime_bound_fail_to_settle(count, alpha):
     c, t = count

@@ -160,4 +160,4 @@ def anytime_upper(successes: ArrayLike, trials: ArrayLike, *, alpha: float) -> N
     """
     c, t = check_counts(successes, trials)
     below = anytime_lower(t - c, t, alpha=alpha)
-    return np.where(below > 0.0, np.nextafter(1.0 - below, 2.0), 1.0)
+    return np.where(below > 0.0, np.nextafter(1.0 - below, 1.0), 1.0)
