@@ -7,31 +7,9 @@ import pytest
 from calipers.evidence.records import Attempt
 from calipers.report.attempts import summarize_attempts
 from calipers.statistics.intervals import clopper_pearson_interval
+from made_records import made_attempt
 
-ATTEMPT = Attempt(
-    index=0,
-    label=1,
-    target="t",
-    input_digest="d",
-    norm="linf",
-    eps=0.1,
-    method="PGD()",
-    goal="Untargeted()",
-    judge="Judge(draws=30)",
-    prediction=1,
-    success=False,
-    undetermined=False,
-    distance=0.1,
-    draws=30,
-    wins=3,
-    flips=0,
-    queries=5,
-    forwards=5,
-    backwards=5,
-    seconds=0.1,
-    seed=0,
-    reason="budget",
-)
+ATTEMPT = made_attempt(norm="linf", eps=0.1, success=False, undetermined=False, judge="Judge()")
 
 
 def attempts(fallen: int, undetermined: int, standing: int) -> list[Attempt]:

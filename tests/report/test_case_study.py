@@ -128,9 +128,9 @@ def test_what_a_detector_rejects_stands_under_attack_and_is_wrong_without() -> N
         family="",
         size="linf 0.1",
         within=None,
-        clean=0.5,
+        clean_wrong=[WRONG.index],
     )
-    assert (found.robust, found.undetermined, found.clean) == (0.5, 0, 0.5)
+    assert (found.robust, found.undetermined, found.clean) == (0.5, 0, 0.75)
 
 
 def test_both_tables_print_the_clean_accuracy_alike_and_not_below_that_under_attack() -> None:
@@ -140,9 +140,10 @@ def test_both_tables_print_the_clean_accuracy_alike_and_not_below_that_under_att
     assert named["clean %"] == named["accuracy %"] == whole[1] == "93.8"
 
 
-def test_no_more_stand_under_attack_than_a_detector_answers_without() -> None:
+def test_what_a_detector_rejects_when_clean_does_not_stand_under_attack_either() -> None:
+    # two of the inputs are rejected with no attack, and one of these two stands beside another that falls
     fewer = case_line(
-        [STANDS, STANDS, OPEN, OPEN],
+        [replace(STANDS, index=0), replace(OPEN, index=1), replace(OPEN, index=2), replace(FOUND, index=3)],
         defense="d",
         authors="A.",
         source="arXiv:0",
@@ -152,9 +153,9 @@ def test_no_more_stand_under_attack_than_a_detector_answers_without() -> None:
         family="",
         size="linf 0.1",
         within=None,
-        clean=0.75,
+        clean_wrong=[1, 3],
     )
-    assert fewer.robust == 0.75
+    assert (fewer.robust, fewer.clean) == (0.5, 0.5)
 
 
 def test_a_detector_that_draws_does_not_stand_where_half_of_its_draws_fall() -> None:
@@ -170,7 +171,7 @@ def test_a_detector_that_draws_does_not_stand_where_half_of_its_draws_fall() -> 
         family="",
         size="linf 0.1",
         within=None,
-        clean=1.0,
+        clean_wrong=[],
     )
     assert (found.robust, found.undetermined) == (0.5, 1)
 

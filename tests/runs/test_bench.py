@@ -52,6 +52,9 @@ def test_the_clean_answers_that_are_right_are_those_of_the_base(spec: RunSpec) -
     right = sum(one == label for one, (_, label, _) in zip(found, bench.inputs(), strict=True))
     assert 0 < right < 5
     assert bench.clean_correct() == right
+    assert bench.clean_wrong() == tuple(
+        index for one, (index, label, _) in zip(found, bench.inputs(), strict=True) if one != label
+    )
 
 
 def test_another_process_gets_the_inputs_and_loads_the_model_for_itself(spec: RunSpec) -> None:

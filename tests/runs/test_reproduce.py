@@ -10,7 +10,7 @@ import pytest
 from calipers.attacks.fgsm import FGSM
 from calipers.runs import run
 from calipers.runs.case_rows import Question, case_rows
-from calipers.runs.reproduce import clean_correct, measure_case
+from calipers.runs.reproduce import clean_wrong, measure_case
 from calipers.runs.store import RunStore
 
 
@@ -33,4 +33,4 @@ def test_a_detector_whose_run_was_killed_at_its_last_record_keeps_its_clean_coun
     assert list(measure_case([row], question)) == [row]
     with RunStore.read(row.path) as store:
         assert len(list(store.attempts())) == 2
-        assert clean_correct(store) == 1.0
+        assert clean_wrong(store) == frozenset()

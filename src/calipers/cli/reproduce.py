@@ -225,7 +225,7 @@ def _mechanisms(rows: tuple[CaseRow, ...]) -> int:
 
 def _line(row: CaseRow) -> CaseLine:
     from calipers.report.case_study import case_line
-    from calipers.runs.reproduce import clean_correct
+    from calipers.runs.reproduce import clean_wrong
     from calipers.runs.store import RunStore
 
     with RunStore.read(row.path) as store:
@@ -240,7 +240,7 @@ def _line(row: CaseRow) -> CaseLine:
             family=row.family,
             size=row.size,
             within=row.within,
-            clean=clean_correct(store),
+            clean_wrong=clean_wrong(store),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, final
@@ -92,7 +92,7 @@ def case_line(
     family: str,
     size: str,
     within: float | None,
-    clean: float | None = None,
+    clean_wrong: Collection[int] | None = None,
     confidence: float = 0.95,
 ) -> CaseLine:
     """Summarize the attempts of one measurement.
@@ -108,8 +108,8 @@ def case_line(
         family: the mechanism.
         size: the size, for people.
         within: the largest distance that counts, for an attack that looked for the least; None for any.
-        clean: the share of clean inputs that a detector answers rightly and accepts; what it rejects under attack
-            stands. None for another classifier, of which the attempts say it.
+        clean_wrong: the indices of clean inputs that a detector answers wrongly or rejects, which never stand; what it
+            rejects under attack alone does. None for another classifier, of which the attempts say it.
         confidence: of the interval.
 
     Returns:
@@ -122,24 +122,24 @@ def case_line(
     if not rows:
         raise UsageError(f"{defense}: {what} has no attempts: a run leaves one an input")
     reach = math.inf if within is None else within
-    fallen = [row for row in rows if row.success and row.distance <= reach]
-    # what a detector rejects is no success of the attack, and stands; of one that draws, the draws may not have said so
-    rejects = clean is not None
+    # what a detector rejects under attack is no success of it, and stands; what it rejects with none stands for nothing
+    rejects, wrong = clean_wrong is not None, frozenset(clean_wrong or ())
+    fallen = [row for row in rows if (row.success and row.distance <= reach) or row.index in wrong]
+    down = {row.index for row in fallen}
+    # of a detector that draws, the draws may not have said so
     unsure = [_is_open_when_clean(row) for row in rows]
     undetermined = sum(
-        not (row.success and row.distance <= reach)
+        row.index not in down
         and (open_ or (row.undetermined and row.distance <= reach and (row.draws > 1 or not rejects)))
         for row, open_ in zip(rows, unsure, strict=True)
     )
     robust = len(rows) - len(fallen) - undetermined
-    if clean is not None:  # an image that is rejected with no attack stands for nothing
-        robust = min(robust, round(clean * len(rows)))
     # both readings: what is undetermined fell, or it stands
     least = clopper_pearson_interval(robust, len(rows), confidence=confidence)
     most = clopper_pearson_interval(robust + undetermined, len(rows), confidence=confidence)
     right = sum(row.reason != "already wrong" for row in rows) - sum(unsure)
     random = any(row.draws > 1 for row in rows)
-    moved = sorted(row.distance for row in fallen if row.reason != "already wrong")
+    moved = sorted(row.distance for row in fallen if row.success and row.reason != "already wrong")
     return CaseLine(
         defense=defense,
         authors=authors,
@@ -150,7 +150,7 @@ def case_line(
         family=family,
         size=size,
         inputs=len(rows),
-        clean=right / len(rows) if clean is None else clean,
+        clean=(len(rows) - len(wrong)) / len(rows) if rejects else right / len(rows),
         robust=robust / len(rows),
         lower=float(least.lower),
         upper=float(most.upper),
@@ -161,7 +161,7 @@ def case_line(
         no_gradient=sum(row.reason == "no gradient" for row in rows),
         distance=moved[len(moved) // 2] if moved else math.inf,
         seconds=sum(row.seconds for row in rows),
-        clean_undetermined=sum(unsure) if clean is None else 0,
+        clean_undetermined=0 if rejects else sum(unsure),
     )
 
 

@@ -112,17 +112,30 @@ class Bench:
         Returns:
             The number of them.
         """
+        return len(self.subject().data) - len(self.clean_wrong())
+
+    def clean_wrong(self) -> tuple[int, ...]:
+        """List the selected inputs that the base classifier does not get right without noise; one forward each.
+
+        Returns:
+            Their indices in the data set: what it answers wrongly, abstains on or rejects.
+        """
         import torch
 
-        subject, correct = self.subject(), 0
+        subject = self.subject()
+        wrong: list[int] = []
         rows = self.plan.batch_size if self.plan is not None else 100
         for start in range(0, len(subject.data), rows):
             batch = [subject.data[place] for place in range(start, min(start + rows, len(subject.data)))]
             images = torch.stack([torch.from_numpy(example.image) for example in batch])
             with torch.inference_mode():
                 found = subject.base.predict(images).cpu()
-            correct += int((found == torch.tensor([example.label for example in batch])).sum())
-        return correct
+            wrong += [
+                example.index
+                for example, answer in zip(batch, found.tolist(), strict=True)
+                if answer != example.label
+            ]
+        return tuple(wrong)
 
 
 def _load(spec: RunSpec, device: str, *, trust_code: bool) -> Subject:

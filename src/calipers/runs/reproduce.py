@@ -11,9 +11,9 @@ from calipers.runs.prescribed import prescribed_row
 from calipers.runs.side_by_side import side_by_side
 from calipers.runs.store import RunStore
 
-__all__ = ["clean_correct", "in_order", "measure_case"]
+__all__ = ["clean_wrong", "in_order", "measure_case"]
 
-_CLEAN = "clean correct"
+_CLEAN = "wrong when clean"
 
 
 def measure_case(
@@ -100,13 +100,15 @@ def _measure(parcel: _Parcel) -> CaseRow | None:
     target = bench.subject().target  # before there is a file, so that a part that is missing leaves none
     with RunStore.open(row.path, row.spec) as store:
         # parts may have been trained again since: what was measured must be what is there
-        if is_complete(store):
+        complete = is_complete(store)
+        if complete:
             store.settle({"target": target.fingerprint, "data": bench.subject().data.fingerprint})
+        # one that rejects a clean image errs, and no attempt says so
+        if target.detector and clean_wrong(store) is None:
+            store.settle({_CLEAN: ",".join(map(str, bench.clean_wrong()))})
+        if complete:
             return row
         prepared = prepare(row.spec, store, device=device, bench=bench, compile_allowed=False)
-        # one that rejects a clean image errs, and no attempt says so; first, since a complete file is not touched again
-        if target.detector and clean_correct(store) is None:
-            store.settle({_CLEAN: f"{bench.clean_correct()} of {len(prepared.tasks)}"})
         carry_out(prepared.tasks, store, measure, prepared.bench, deadline=parcel.deadline)
         if not is_complete(store):
             return None
@@ -120,14 +122,14 @@ def _is_finished(row: CaseRow) -> bool:
         return is_complete(store)
 
 
-def clean_correct(store: RunStore) -> float | None:
-    """Read the share of clean inputs that a detector answers rightly and accepts.
+def clean_wrong(store: RunStore) -> frozenset[int] | None:
+    """Read which clean inputs a detector does not answer rightly, or rejects.
 
     Args:
         store: a complete run.
 
     Returns:
-        The share; None where the classifier rejects nothing.
+        Their indices; None where the classifier rejects nothing.
     """
-    right, _, inputs = store.facts().get(_CLEAN, "").partition(" of ")
-    return int(right) / int(inputs) if inputs else None
+    told = store.facts().get(_CLEAN)
+    return None if told is None else frozenset(int(index) for index in told.split(",") if index)
