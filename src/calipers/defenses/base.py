@@ -132,6 +132,8 @@ class Defense(ABC):
     """How long :meth:`train` takes on two cores, measured; 0 if there is nothing to train."""
     own_network: ClassVar[str] = ""
     """Why it cannot stand around a given network; empty where it can."""
+    around_images: ClassVar[int] = 6_000
+    """How many images :meth:`train` is given around a given network, at most."""
 
     weights: Path | None = None
     network: str | None = None

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["expected_minutes", "train_around", "train_defenses"]
 
-_IMAGES = 6_000
-"""Training images that the parts around a given network are made of."""
-
 
 def expected_minutes(wanted: Sequence[str]) -> dict[str, float]:
     """Say how long trainings take on two cores.
@@ -46,7 +43,8 @@ def train_around(
 ) -> tuple[Path, ...]:
     """Make the parts that defenses need around a given network, of training images of its task.
 
-    A stratified sample of 6000 of the images is taken, the same every time, in an order without classes.
+    Each takes a stratified sample of the images, 6000 unless it says otherwise, the same every time, in an order
+    without classes.
 
     Args:
         wanted: names of defenses; none for all that need a part.
@@ -73,12 +71,11 @@ def train_around(
         defenses = [defense for defense in defenses if defense.lacks()]
     shape = open_network(network).input_shape
     chosen = load_dataset(data, input_shape=shape)
-    chosen = chosen.sample(min(len(chosen), _IMAGES), seed=0)
-    images, labels, _ = arrays_of(chosen)
-    _check(images, shape, share, data)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    folder.mkdir(parents=True, exist_ok=True)
     for defense in defenses:
+        images, labels, _ = arrays_of(chosen.sample(min(len(chosen), defense.around_images), seed=0))
+        _check(images, shape, share, data)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        folder.mkdir(parents=True, exist_ok=True)
         tell(f"{defense.name}:")
         defense.train(images[order], labels[order], folder, share=share, tell=lambda text: tell(f"  {text}"))
     return tuple(sorted(folder.glob("*.safetensors")))
