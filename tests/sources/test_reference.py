@@ -58,11 +58,54 @@ def test_a_bare_file_is_told_its_scheme(tmp_path: Path) -> None:
         path.write_bytes(b"x")
         assert f"did you mean {scheme}:{path}?" in said(str(path))
     assert f"did you mean folder:{tmp_path}?" in said(str(tmp_path), what="data")
+    (tmp_path / "t10k-images-idx3-ubyte.gz").touch()
+    assert f"did you mean idx:{tmp_path}?split=train?" in said(f"{tmp_path}?split=train", what="data")
 
 
 def test_data_where_a_model_belongs_is_called_data() -> None:
     assert "npz: names data" in said("npz:images.npz")
     assert "file: names a model" in said("file:a.pt", what="data")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("iclr2018:thermometerweights=parts", "iclr2018:thermometer?weights=parts"),
+        ("iclr2018:lid/undefended&weights=parts", "iclr2018:lid/undefended?weights=parts"),
+        ("iclr2018:lid&weights=p?network=timm:a", "iclr2018:lid?weights=p&network=timm:a"),
+        ("iclr2018:lid,network=file:n.th?arch=resnet20", "iclr2018:lid?network=file:n.th?arch=resnet20"),
+        ("file:n.th,arch=cnn28,mean=0.1,0.2;std=0.3", "file:n.th?arch=cnn28&mean=0.1,0.2&std=0.3"),
+        ("file:n.th:arch=cnn28?mean=0.5", "file:n.th?arch=cnn28&mean=0.5"),
+        ("python:nets:build shape=1,4,4", "python:nets:build?shape=1,4,4"),
+    ],
+)
+def test_options_without_a_question_mark_are_shown_with_it(text: str, meant: str) -> None:
+    assert said(text).endswith(f": write  {meant}")
+    parse_reference(meant, MODEL_SCHEMES, what="model")
+
+
+def test_options_of_data_without_a_question_mark_are_shown_with_it(tmp_path: Path) -> None:
+    assert said(f"idx:{tmp_path}split=train", what="data").endswith(f"write  idx:{tmp_path}?split=train")
+    assert said("folder:a,size=9,crop=8", what="data").endswith("write  folder:a?size=9&crop=8")
+    message = said("folder:a,colour=3", what="data")
+    assert "folder: has no option 'colour': known are labels, size" in message
+    assert "options stand behind a ?, and there is no 'a,colour=3'" in message
+    message = said("bundled:fashion-mnist split=test", what="data")
+    assert message.endswith("bundled: takes no options, and 'split' is one: leave it out")
+
+
+def test_a_path_may_hold_what_looks_like_an_option(tmp_path: Path) -> None:
+    there = tmp_path / "run,arch=1.th"
+    there.touch()
+    assert model(f"file:{there}?arch=cnn28").path == str(there)
+    for missing in ("file:run_arch=1.th", "file:lr=0.1.th", "file:=1"):
+        assert model(missing).path == missing.removeprefix("file:")
+    assert parse_reference("npz:max=3.npz", DATA_SCHEMES, what="data").path == "max=3.npz"
+
+
+def test_how_many_inputs_is_said_to_the_command() -> None:
+    for text in ("folder:a?limit=5", "folder:a,limit=5", "bundled:fashion-mnist?limit=5"):
+        assert "has no option 'limit': give the command --limit N" in said(text, what="data")
 
 
 def test_a_misspelt_option_suggests_the_nearest() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from calipers.errors import InvalidInput, MissingClasses, UsageError
 from calipers.randomness import check_seed
+from calipers.sources.misfits import of_other_classes, of_other_shape, of_other_values
 
 if TYPE_CHECKING:
     from calipers.sources.tensors import Tensors
@@ -322,11 +323,8 @@ class Dataset:
         for example in self:
             index, least, largest = example.index, float(example.image.min()), float(example.image.max())
             if least < low or largest > high:
-                raise InvalidInput(
-                    f"{self.name}: input {index} has values from {least:g} to {largest:g}, and the model "
-                    "takes "
-                    f"{low:g} to {high:g}: scale them, or say ?range="
-                )
+                found = f"input {index} has values from {least:g} to {largest:g}"
+                raise InvalidInput(of_other_values(self.name, found, f"{low:g} to {high:g}"))
 
     def require_fit(self, *, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Check that shape and labels fit a classifier, without reading an image.
@@ -339,11 +337,7 @@ class Dataset:
             InvalidInput: if they do not; it names the first label that does not.
         """
         if self.shape != tuple(input_shape):
-            raise InvalidInput(
-                f"{self.name} has inputs of shape {_sides(self.shape)}, and the model takes "
-                f"{_sides(input_shape)}: "
-                "channels come first; resize, or say ?layout= or ?shape="
-            )
+            raise InvalidInput(of_other_shape(self.name, self.shape, tuple(input_shape)))
         here = self.labels[self.indices]
         wrong = np.flatnonzero(here >= num_classes)
         if wrong.size:
@@ -353,11 +347,7 @@ class Dataset:
                 f"{num_classes - 1}: mend the label, or take a model of these classes"
             )
         if self.num_classes is not None and self.num_classes != num_classes:
-            raise InvalidInput(
-                f"{self.name} has {self.num_classes} classes by name and the model has {num_classes}, so "
-                "their numbers "
-                "would be a guess: map names to numbers by ?labels=FILE"
-            )
+            raise InvalidInput(of_other_classes(self.name, self.num_classes, num_classes))
 
     def _draw(self, members: NDArray[np.int64], share: int, seed: int) -> NDArray[np.int64]:
         ranked = sorted(
@@ -392,7 +382,3 @@ def _shares(counts: NDArray[np.int64], n: int) -> list[int]:
     for row in rest[: n - sum(shares)]:
         shares[row] += 1
     return shares
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return "x".join(str(side) for side in shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,12 @@ from calipers.sources.schemes import DATA_SCHEMES, MODEL_SCHEMES, Scheme
 
 __all__ = ["Reference", "existing_file", "parse_reference"]
 
+_BETWEEN: Final = r"[&,;:?\s]"
+"""What people write between options where a ``?`` or a ``&`` belongs."""
+_INPUTS: Final = ("limit", "skip", "sample")
+"""Options of a command that are taken for options of data."""
+_OF_PATHS: Final = ("file", "onnx", "npz", "idx", "folder")
+"""Schemes whose path is one on disk, in which a ``=`` may stand."""
 _TRUE: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -247,6 +254,8 @@ def parse_reference(text: str, schemes: Sequence[Scheme], *, what: str) -> Refer
     path, _, query = rest.partition("?")
     if not path:
         raise BadReference(f"{written!r} names nothing after the colon: write {scheme.form}")
+    if "=" in path and not Path(path).expanduser().exists():
+        _require_question_mark(written, path, query, scheme)
     options: dict[str, str] = {}
     parts = query.split("&") if query else []
     for place, part in enumerate(parts):
@@ -276,6 +285,27 @@ def _nested(written: str, key: str, value: str) -> str:
     return value
 
 
+def _require_question_mark(written: str, path: str, query: str, scheme: Scheme) -> None:
+    # An option in a path that is not there: say where the ? belongs, or that there is no such option
+    of_paths = scheme.name in _OF_PATHS
+    names = "|".join(sorted(scheme.options, key=len, reverse=True)) or "$"
+    for found in re.finditer(rf"({_BETWEEN}*)({names})=", path):
+        before, name, after = path[: found.start()], found[2], path[found.end() :]
+        if not before or not (found[1] or not of_paths or Path(before).expanduser().exists()):
+            continue
+        if name != scheme.last:
+            after = re.sub(rf"{_BETWEEN}+({names})=", r"&\1=", after)
+        meant = f"{scheme.name}:{before}?{name}={after}"
+        inner = bool(scheme.last) and f"{scheme.last}=" in meant
+        meant += ("?" if inner else "&") + query if query else ""
+        raise BadReference(f"{written} has no ? before its option {name}=: write  {meant}")
+    unknown = re.search(rf"(?<!^){_BETWEEN}(\w+)=", path)
+    if unknown is not None:
+        behind = f", and there is no {path!r}{_here(Path(path))}" if of_paths else ""
+        said = f"; options stand behind a ?{behind}" if scheme.options else ""
+        raise BadReference(_unknown_option(written, unknown[1], scheme) + said)
+
+
 def _unknown_scheme(written: str, name: str, schemes: Sequence[Scheme], what: str) -> str:
     others = DATA_SCHEMES if what == "model" else MODEL_SCHEMES
     near = difflib.get_close_matches(name, [scheme.name for scheme in schemes], n=1)
@@ -286,7 +316,8 @@ def _unknown_scheme(written: str, name: str, schemes: Sequence[Scheme], what: st
     elif near:
         hint = f" (did you mean {near[0]}:?)"
     elif path.is_dir() and what == "data":
-        hint = f" (did you mean folder:{written}?)"
+        guess = "idx" if next(path.glob("*ubyte*"), None) else "folder"
+        hint = f" (did you mean {guess}:{written}?)"
     elif path.is_file():
         guess = {".npz": "npz", ".onnx": "onnx"}.get(path.suffix, "file")
         if guess in [scheme.name for scheme in schemes]:
@@ -296,8 +327,10 @@ def _unknown_scheme(written: str, name: str, schemes: Sequence[Scheme], what: st
 
 
 def _unknown_option(written: str, key: str, scheme: Scheme) -> str:
+    if key in _INPUTS:
+        return f"{written}: {scheme.name}: has no option {key!r}: give the command --{key} N"
     if not scheme.options:
-        return f"{written}: {scheme.name}: takes no options, and {key!r} is one"
+        return f"{written}: {scheme.name}: takes no options, and {key!r} is one: leave it out"
     near = difflib.get_close_matches(key, scheme.options, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{written}: {scheme.name}: has no option {key!r}{hint}: known are {', '.join(scheme.options)}"
