@@ -27,8 +27,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("reproduce", "iclr2019"), "study is 'iclr2019': use one of iclr2018"),
         (
             ("reproduce", "iclr2018", "jpeg"),
-            "no defense of ICLR 2018 is called 'jpeg': there are thermometer",
+            "'jpeg' .iclr2018:input-transformations/jpeg is a variant of one.: there are thermometer",
         ),
+        (("reproduce", "iclr2018", "pixel_defend"), "'pixel_defend' .did you mean pixel-defend"),
         (("reproduce", "iclr2018", "--quick", "--limit", "3"), "--quick takes 16 images"),
         (
             ("reproduce", "iclr2018", "thermometer", "--weights", "nowhere"),

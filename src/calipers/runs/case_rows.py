@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from calipers.errors import UsageError
-from calipers.runs.catalog import DEFENSES, around_a_network, named_defense
+from calipers.runs.catalog import DEFENSES, around_a_network, named_defense, no_such_defense
 from calipers.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def defense_names(wanted: Sequence[str], *, network: str | None = None) -> tuple
     """
     unknown = [name for name in wanted if name not in DEFENSES]
     if unknown:
-        raise UsageError(f"no defense of ICLR 2018 is called {unknown[0]!r}: there are {', '.join(DEFENSES)}")
+        raise UsageError(no_such_defense(unknown[0]))
     every = tuple(DEFENSES) if network is None or wanted else around_a_network()
     return tuple(name for name in every if not wanted or name in wanted)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calipers.errors import BadReference
+from calipers.runs.nearest import nearest_defense
 from calipers.sources.datasets import list_datasets
 from calipers.sources.models import LoadedModel, list_models, load_model, open_model, register_loader
 from calipers.sources.reference import Reference
@@ -25,6 +26,7 @@ __all__ = [
     "list_models",
     "load_model",
     "named_defense",
+    "no_such_defense",
     "open_model",
 ]
 
@@ -124,9 +126,28 @@ def named_defense(name: str, *, weights: Path | None = None, network: str | None
         BadReference: if no defense has this name.
     """
     if name not in DEFENSES:
-        raise BadReference(f"no defense of ICLR 2018 is called {name!r}: there are {', '.join(DEFENSES)}")
+        raise BadReference(no_such_defense(name))
     made: Defense = _kind(name)(weights, network)
     return made
+
+
+def no_such_defense(name: str) -> str:
+    """Say that no defense has a name, and which one or which variant was probably meant.
+
+    Args:
+        name: the name.
+
+    Returns:
+        One line.
+    """
+    meant = nearest_defense(
+        name, tuple(DEFENSES), lambda: {known: named_defense(known).targets() for known in DEFENSES}
+    )
+    if "/" in meant:
+        hint = f" (iclr2018:{meant} is a variant of one)"
+    else:
+        hint = f" (did you mean {meant}?)" if meant else ""
+    return f"no defense of ICLR 2018 is called {name!r}{hint}: there are {', '.join(DEFENSES)}"
 
 
 def around_a_network() -> tuple[str, ...]:
