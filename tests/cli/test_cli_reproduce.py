@@ -32,6 +32,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("reproduce", "iclr2018", "pixel_defend"), "'pixel_defend' .did you mean pixel-defend"),
         (("reproduce", "iclr2018", "--quick", "--limit", "3"), "--quick takes 16 images"),
         (
+            ("reproduce", "iclr2018", "lid", "--prescribe", "--quick"),
+            "--quick leaves out what --prescribe asks for: say --limit 16 in place of --quick",
+        ),
+        (("reproduce", "iclr2018", "lid", "--budget", "5"), "--budget 5 is the time of --prescribe: add it"),
+        (
+            ("reproduce", "iclr2018", "lid", "--prescribe", "--budget", "0"),
+            "budget is 0: give a number of seconds",
+        ),
+        (
             ("reproduce", "iclr2018", "thermometer", "--weights", "nowhere"),
             "no file nowhere/.*calipers train iclr2018",
         ),
@@ -158,7 +167,8 @@ def test_prescriptions_that_the_time_did_not_suffice_for_are_counted(calipers: C
     done = calipers(
         "reproduce", "iclr2018", "cascade", "--limit", "2", "--jobs", "1", "--time", "0.01s", "--prescribe"
     )
-    assert "0 measurements are done and 5 are not" in done.err
+    assert "4 measurements of 1 defense on bundled:fashion-mnist" in done.err
+    assert "out of time: 0 of 5 measurements done; to go on:  " in done.err
 
 
 def test_what_is_measured_already_is_shown_when_the_time_is_over(calipers: Call, here: Path) -> None:

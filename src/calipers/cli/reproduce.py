@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -34,7 +35,9 @@ def reproduce(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Defenses, by the names in its table; all nine if left out."
+            metavar="NAME",
+            help="Defenses, such as lid or pixel-defend (a wrong name lists all); all nine if left out, with --network "
+            "those that it can have.",
         ),
     ] = None,
     data: Annotated[
@@ -42,18 +45,26 @@ def reproduce(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="Images to attack, 1x28x28, of Fashion-MNIST's classes; with --network, those of its task.",
+            help="Images to attack: 1x28x28, of Fashion-MNIST's classes; with --network, of its shape and classes.",
             rich_help_panel="Which inputs",
         ),
     ] = DATA,
-    limit: options.Limit = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="K",
+            help=f"Take K inputs at most; {INPUTS} without this, --sample and --quick.",
+            rich_help_panel="Which inputs",
+        ),
+    ] = None,
     skip: options.Skip = 0,
     sample: options.Sample = None,
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help=f"Take {QUICK_INPUTS} images, and leave ablations and prescriptions out.",
+            help=f"Take {QUICK_INPUTS} images, and leave ablations out; not with --limit, --sample or --prescribe.",
             rich_help_panel="Which inputs",
         ),
     ] = False,
@@ -62,7 +73,7 @@ def reproduce(
         typer.Option(
             "--weights",
             metavar="FOLDER",
-            help="Trained parts of `calipers train iclr2018`; those that ship if left out.",
+            help="Parts that `calipers train iclr2018` made; those that ship if left out (with --network, none do).",
             rich_help_panel="What is measured",
         ),
     ] = None,
@@ -71,7 +82,8 @@ def reproduce(
         typer.Option(
             "--network",
             metavar="MODEL",
-            help="Put the defenses around this pretrained network, those that can be; with --data.",
+            help="Put the defenses around this pretrained network, a model reference such as "
+            "'file:net.th?arch=resnet20'; what cannot be is said, and left out.",
             rich_help_panel="What is measured",
         ),
     ] = None,
@@ -79,25 +91,27 @@ def reproduce(
         bool,
         typer.Option(
             "--prescribe/--no-prescribe",
-            help="Diagnose each defense as well, and attack it as the diagnosis alone prescribes.",
+            help="Diagnose each mechanism as well, and attack it as the diagnosis alone prescribes.",
             rich_help_panel="What is measured",
         ),
     ] = False,
     budget: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--budget",
             metavar="SECONDS",
-            help="About, for the diagnosis of each mechanism, and as many again for the choice of an attack.",
+            help="With --prescribe: time for each diagnosis, about, and as much again to choose the attack; "
+            f"{BUDGET:g} if left out.",
             rich_help_panel="How it is run",
         ),
-    ] = BUDGET,
+    ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(
             "--figure",
             metavar="FILE",
-            help="Draw accuracy against distortion for thermometer encoding, adversarial training, both and neither.",
+            help="Measure accuracy at eight sizes for thermometer encoding, adversarial training, both and neither "
+            "as well, and draw it (extra: charts).",
             rich_help_panel="How it is run",
         ),
     ] = None,
@@ -129,28 +143,32 @@ def reproduce(
     """Measure the nine defenses of ICLR 2018 again: undefended, as their papers did, and by an adaptive attack.
 
     Each figure is judged on the defense itself: with fresh randomness, the whole purification, the discrete encoding.
-    Seven to eight minutes for 50 images on two cores, two to three with --quick; --prescribe takes as long again.
+    Each is an attack of the same images, with a table for each defense and one of all at the end. Seven to eight
+    minutes for 50 images on two cores, two to three with --quick; --prescribe takes as long again.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
+        from calipers.report.counts import counted
         from calipers.runs.case_rows import Question, case_rows, defense_names
 
         _check_study(study)
         wanted = defense_names(names or (), network=network)
         limit = _inputs(quick=quick, limit=limit, sample=sample)
+        seconds = _budget(prescribe=prescribe, quick=quick, budget=budget)
         begun = time.monotonic()
         question = Question(data, folder, weights, limit, skip, sample, seed, pick_device(device), network)
         wanted = _measurable(say, wanted, question, named=bool(names), figure=figure)
         deadline = None if time_limit is None else begun + parse_duration(time_limit)
         rows = tuple(row for row in case_rows(wanted, question) if not (quick and row.role == "ablation"))
-        say.note(f"{len(rows)} measurements of {len(wanted)} defenses on {data}; their runs go to {folder}")
+        told = f"{counted(len(rows), 'measurement')} of {counted(len(wanted), 'defense')}"
+        say.note(f"{told} on {data}; their runs go to {folder}")
         say.on_interrupt = [f"stopped: what was finished is in {folder}; to go on:  {this_command()}"]
         jobs = (os.cpu_count() or 1) if jobs is None else jobs
-        manner = _Manner(prescribe and not quick, budget, jobs, deadline)
+        manner = _Manner(prescribe, seconds, jobs, deadline)
         measured = _measured(say, rows, question, manner)
         wanting = len(rows) + (_mechanisms(rows) if manner.prescribe else 0) - len(measured)
         if wanting > 0 and deadline is not None:
-            told = f"out of time: {len(measured)} measurements are done and {wanting} are not"
-            say.warn(f"{told}; to go on:  {this_command()}")
+            told = f"{len(measured)} of {counted(len(measured) + wanting, 'measurement')} done"
+            say.warn(f"out of time: {told}; to go on:  {this_command()}")
         drawn = "" if figure is None else _draw(say, question, manner, figure)
         _answer(say, [_line(row) for row in measured], time.monotonic() - begun, drawn)
 
@@ -204,6 +222,19 @@ def _inputs(*, quick: bool, limit: int | None, sample: int | None) -> int | None
     if limit is None and sample is None:
         return QUICK_INPUTS if quick else INPUTS
     return limit
+
+
+def _budget(*, prescribe: bool, quick: bool, budget: float | None) -> float:
+    if prescribe and quick:
+        raise UsageError(
+            f"--quick leaves out what --prescribe asks for: say --limit {QUICK_INPUTS} in place of --quick, or leave "
+            "--prescribe out"
+        )
+    if budget is not None and not prescribe:
+        raise UsageError(f"--budget {budget:g} is the time of --prescribe: add it, or leave --budget out")
+    if budget is not None and not 0 < budget < math.inf:
+        raise UsageError(f"budget is {budget:g}: give a number of seconds above 0, such as {BUDGET:g}")
+    return BUDGET if budget is None else budget
 
 
 def _measured(say: Say, rows: tuple[CaseRow, ...], question: Question, manner: _Manner) -> list[CaseRow]:

@@ -24,7 +24,7 @@ def show(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Files of runs; several are set side by side, and attacks are joined with certificates.",
         ),
     ],

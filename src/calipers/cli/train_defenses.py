@@ -23,14 +23,19 @@ _SMALL = (
 def iclr2018(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Defenses; all that have something to train if left out."),
+        typer.Argument(
+            metavar="NAME",
+            help="Defenses, such as lid or pixel-defend (a wrong name lists all); all that have something to train if "
+            "left out.",
+        ),
     ] = None,
     data: Annotated[
         str,
         typer.Option(
             "--data",
             metavar="DATA",
-            help="Fashion-MNIST's training images, such as 'idx:FOLDER?split=train'; with --network, its task's.",
+            help="Required: Fashion-MNIST's training images, such as 'idx:FOLDER?split=train'; with --network, "
+            "training images of its task, never those that are attacked.",
             rich_help_panel="What is measured",
         ),
     ] = "",
@@ -39,7 +44,8 @@ def iclr2018(
         typer.Option(
             "--network",
             metavar="MODEL",
-            help="Make what the defenses need around this network: LID's detector and reference, patches for quilting.",
+            help="Make what defenses need around this pretrained network instead, a model reference: LID's detector "
+            "and reference, patches for quilting.",
             rich_help_panel="What is measured",
         ),
     ] = None,
@@ -49,7 +55,7 @@ def iclr2018(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Where the parts go; those that are there are left alone.",
+            help="Where the parts go, for --weights of `calipers reproduce`; those that are there are not made again.",
             rich_help_panel="How it is run",
         ),
     ] = Path("iclr2018"),
@@ -58,7 +64,7 @@ def iclr2018(
         typer.Option(
             "--share",
             metavar="PART",
-            help="Take that part of the images and epochs, from 0 to 1, to try things out.",
+            help="To try things out: take that part of the images and epochs, above 0 and at most 1.",
             rich_help_panel="How it is run",
         ),
     ] = 1.0,
@@ -66,7 +72,10 @@ def iclr2018(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train the parts of defenses: networks, a PixelCNN, a generator. Says beforehand how long it takes."""
+    """Train the parts of the nine defenses of ICLR 2018: networks, detectors, a PixelCNN, a generator.
+
+    What ships was made by it. Says beforehand how long it takes; the same command goes on where it was stopped.
+    """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.defense_training import expected_minutes, train_around, train_defenses
 
