@@ -98,7 +98,7 @@ def test_likelihood_sums_the_masses_of_the_levels() -> None:
     expected = torch.zeros(2, dtype=torch.float64)
     for i in range(5):
         for j in range(6):
-            expected -= log_masses(parameters[:, :, i, j], levels[:, 0, i, j], count=1)[:, 0]
+            expected -= log_masses(parameters[:, :, 0, i, j], levels[:, 0, i, j], count=1)[:, 0]
     assert torch.allclose(nats(parameters, x), expected / 30)
 
 
@@ -118,7 +118,7 @@ def test_the_greedy_choice_is_the_likeliest_level_given_the_purified_pixels_befo
             for j in range(5):
                 given = int(levels[row, 0, i, j])
                 allowed = torch.arange(max(given - 20, 0), min(given + 20, 255) + 1)
-                each = parameters[row, :, i, j].expand(len(allowed), -1)
+                each = parameters[row, :, 0, i, j].expand(len(allowed), -1)
                 best = allowed[log_masses(each, allowed, count=1)[:, 0].argmax()]
                 assert int(found[row, 0, i, j]) == int(best)
 
@@ -244,7 +244,7 @@ def test_what_comes_back_is_the_sum_of_the_powers_of_the_derivative_by_the_conte
     gradient = torch.randn(1, 1, 4, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
     def modes(x: torch.Tensor) -> torch.Tensor:
-        return (follow_mode(net(x.view(1, 1, 4, 5)), 2 * purified - 1) / 2).flatten()
+        return (follow_mode(net(x.view(1, 1, 4, 5)), 2 * purified[:, None] - 1) / 2).flatten()
 
     with torch.enable_grad():
         later = torch.autograd.functional.jacobian(modes, purified.flatten())

@@ -66,7 +66,7 @@ def carry(gradient: Tensor, purified: Tensor, free: Tensor, density: PixelCNN) -
     """
     with torch.enable_grad():
         before = purified.detach().requires_grad_(True)
-        mode = follow_mode(density(before), 2 * purified - 1) / 2
+        mode = follow_mode(density(before), 2 * purified[:, None] - 1)[:, 0] / 2
     found = gradient
     for _ in range(_TERMS):
         (later,) = torch.autograd.grad(mode, before, torch.where(free, found, 0.0), retain_graph=True)
@@ -80,8 +80,8 @@ def follow_mode(parameters: Tensor, place: Tensor) -> Tensor:
     At a mode u of the density p, :math:`s(u) = \partial_u \log p(u) = 0`; so it moves by :math:`-ds / s'(u)`.
 
     Args:
-        parameters: of one mixture a pixel, as :class:`~calipers.defenses.pixel_defend.pixel_cnn.PixelCNN` gives them.
-        place: the modes (batch, 1, h, w), in units in which the range of the image is [-1, 1].
+        parameters: of one mixture for each place, as :class:`~calipers.defenses.pixel_defend.pixel_cnn.PixelCNN` gives.
+        place: the modes (batch, 1, colours, h, w), in units in which the range of the image is [-1, 1].
 
     Returns:
         Numbers of the shape of ``place``, to be differentiated; 0 at a true mode. Where the density is flat or hollow

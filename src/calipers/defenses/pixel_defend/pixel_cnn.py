@@ -1,4 +1,4 @@
-"""PixelCNN: the density of grey images as a product over pixels in raster order, by masked convolutions."""
+"""PixelCNN: the density of images as a product over pixels in raster order, by masked convolutions."""
 
 import math
 from typing import Final, final
@@ -82,36 +82,47 @@ class PixelCNN(nn.Module):
     levels 0 and 255. It stands in for a softmax over 256 levels because neighbouring levels share what is learnt, so
     that a few passes over the data give a usable density.
 
-    Reference: van den Oord et al. 2016, arXiv:1601.06759; Salimans et al. 2017, arXiv:1701.05517, section 2.1, for the
-    mixture.
+    The colours of a pixel come one after the other, red, green, blue, out of one mixture: the network sees the pixels
+    before, and says how the mean of each colour moves with the colours before it in the pixel; the weights of a later
+    colour are those of the components after the earlier ones were seen.
+
+    Reference: van den Oord et al. 2016, arXiv:1601.06759; Salimans et al. 2017, arXiv:1701.05517, sections 2.1 and 2.2,
+    for the mixture and the colours.
 
     Args:
         channels: of every block, even.
         blocks: residual blocks after the first, 7 x 7 convolution; each lets a pixel see one row further.
         mixtures: logistics a pixel.
+        colours: channels of an image: 1, or 3 in the order red, green, blue.
     """
 
-    def __init__(self, channels: int = 64, blocks: int = 6, mixtures: int = 5) -> None:
+    def __init__(self, channels: int = 64, blocks: int = 6, mixtures: int = 5, *, colours: int = 1) -> None:
         super().__init__()
-        self.first = CausalConv(1, channels, 7, itself=False)
+        self.mixtures, self.colours = mixtures, colours
+        self.first = CausalConv(colours, channels, 7, itself=False)
         self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(blocks))
         self.hidden = nn.Conv2d(channels, channels, 1)
-        self.last = nn.Conv2d(channels, 3 * mixtures, 1)
+        # log weights; a mean and a log scale for each colour; a slope for each pair of colours
+        self.last = nn.Conv2d(channels, mixtures * (1 + 2 * colours + colours * (colours - 1) // 2), 1)
 
-    def forward(self, x: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch parameters h w"]:
-        """Compute the parameters of each pixel's mixture.
+    @property
+    def reach(self) -> int:
+        """How many pixels to the right the widest of its convolutions sees, in the rows above."""
+        return max(layer.reach for layer in self.modules() if isinstance(layer, CausalConv))
+
+    def forward(self, x: Float[Tensor, "batch colours h w"]) -> Float[Tensor, "batch parameters colours h w"]:
+        """Compute the parameters of the mixture of each colour of each pixel.
 
         Args:
-            x: images in [0, 1].
+            x: images in [0, 1], of 256 levels.
 
         Returns:
-            Log weights (not normalized), means and log scales, a third of the channels each; means and scales in units
-            in which the range of the image is [-1, 1].
+            Log weights (not normalized), means and log scales, a third of the parameters each; means and scales in
+            units in which the range of the image is [-1, 1].
         """
-        parameters: Tensor = self.last(self.features(x))
-        return parameters
+        return self.parameters_of(self.features(x), x)
 
-    def features(self, x: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels h w"]:
+    def features(self, x: Float[Tensor, "batch colours h w"]) -> Float[Tensor, "batch channels h w"]:
         """Compute what the last layer sees.
 
         Args:
@@ -124,6 +135,54 @@ class PixelCNN(nn.Module):
         for block in self.blocks:
             features = block(features)
         return functional.relu(self.hidden(functional.relu(features)))
+
+    def parameters_of(
+        self, features: Float[Tensor, "batch channels h w"], x: Float[Tensor, "batch colours h w"]
+    ) -> Float[Tensor, "batch parameters colours h w"]:
+        """Compute the parameters of the mixtures from the features of each pixel, and its own colours.
+
+        Args:
+            features: what :meth:`features` gives.
+            x: images in [0, 1], of 256 levels.
+
+        Returns:
+            The parameters.
+        """
+        raw, colours = (one.permute(0, 2, 3, 1).flatten(0, 2) for one in (self.last(features), x))
+        rows = torch.stack(self.mixtures_of(raw, 2 * colours - 1, count=self.colours), 2)
+        batch, _, height, width = x.shape
+        return rows.view(batch, height, width, -1, self.colours).permute(0, 3, 4, 1, 2)
+
+    def mixtures_of(
+        self, raw: Float[Tensor, "rows outputs"], before: Float[Tensor, "rows known"], *, count: int
+    ) -> list[Float[Tensor, "rows parameters"]]:
+        """Compute the parameters of the first colours of pixels, each given those before it in the pixel.
+
+        Args:
+            raw: what the last layer gives for each pixel.
+            before: the pixels' first colours in [-1, 1], ``count`` less one of them at least.
+            count: how many colours.
+
+        Returns:
+            For each colour the parameters of its mixture.
+        """
+        sizes = (1, self.colours, self.colours, self.colours * (self.colours - 1) // 2)
+        weights, means, scales, slopes = torch.split(raw, [self.mixtures * size for size in sizes], dim=1)
+        mean, scale = (each.chunk(self.colours, dim=1) for each in (means, scales))
+        slope = iter(torch.split(torch.tanh(slopes), self.mixtures, dim=1))
+        found: list[Tensor] = []
+        for colour in range(count):
+            if found:
+                weights = weights + _of_components(found[-1], _level(before[:, colour - 1]), count=1)[..., 0]
+            moved = mean[colour]
+            for earlier in range(colour):
+                moved = moved + next(slope) * before[:, earlier, None]
+            found.append(torch.cat([weights, moved, scale[colour]], 1))
+        return found
+
+
+def _level(place: Tensor) -> Tensor:
+    return ((place.detach() + 1) * ((LEVELS - 1) / 2)).round().long()
 
 
 def log_masses(
@@ -142,10 +201,17 @@ def log_masses(
     Returns:
         Natural logarithms, minus infinity outside 0 to 255.
     """
-    weights, means, scales = parameters[:, :, None].chunk(3, dim=1)
+    level = lowest[:, None] + torch.arange(count, device=parameters.device)
+    weights = torch.log_softmax(parameters.chunk(3, dim=1)[0], dim=1)
+    mixed = torch.logsumexp(_of_components(parameters, lowest, count=count) + weights[:, :, None], dim=1)
+    return mixed.masked_fill((level < 0) | (level >= LEVELS), -math.inf)
+
+
+def _of_components(parameters: Tensor, lowest: Tensor, *, count: int) -> Tensor:
+    """Compute the log mass of neighbouring levels under each logistic: (rows, mixtures, count)."""
+    _, means, scales = parameters[:, :, None].chunk(3, dim=1)
     scales = scales.clamp_min(NARROWEST)
-    steps = torch.arange(count + 1, device=parameters.device)
-    level = lowest[:, None] + steps
+    level = lowest[:, None] + torch.arange(count + 1, device=parameters.device)
     place = (2 * level.to(parameters.dtype) - LEVELS) / (LEVELS - 1)
     ends = (place[:, None] - means) * torch.exp(-scales)
     # the logarithm of sigma at the ends, and that of sigma at their opposites: one less the end
@@ -155,15 +221,13 @@ def log_masses(
     within = torch.log(-torch.expm1(-width))
     level = level[:, None, :-1]
     inner = left[..., 1:] + right[..., :-1] + within
-    logs = torch.where(level == 0, left[..., 1:], torch.where(level == LEVELS - 1, right[..., :-1], inner))
-    mixed = torch.logsumexp(logs + torch.log_softmax(weights, dim=1), dim=1)
-    return mixed.masked_fill((level[:, 0] < 0) | (level[:, 0] >= LEVELS), -math.inf)
+    return torch.where(level == 0, left[..., 1:], torch.where(level == LEVELS - 1, right[..., :-1], inner))
 
 
 def nats(
-    parameters: Float[Tensor, "batch parameters h w"], x: Float[Tensor, "batch 1 h w"]
+    parameters: Float[Tensor, "batch parameters colours h w"], x: Float[Tensor, "batch colours h w"]
 ) -> Float[Tensor, " batch"]:
-    """Compute the negative log likelihood of images, in nats a pixel.
+    """Compute the negative log likelihood of images, in nats a pixel and colour.
 
     Args:
         parameters: what a :class:`PixelCNN` gives for the images.
@@ -173,5 +237,5 @@ def nats(
         One value an image; over log 2 it is in bits per dimension.
     """
     levels = (x * (LEVELS - 1)).round().long().flatten()
-    rows = parameters.permute(0, 2, 3, 1).flatten(0, 2)
+    rows = parameters.permute(0, 2, 3, 4, 1).flatten(0, 3)
     return -log_masses(rows, levels, count=1).view(len(x), -1).mean(1)

@@ -1,5 +1,6 @@
-"""PixelDefend's purifier: each pixel, in raster order, becomes the likeliest level near it given those before it."""
+"""PixelDefend's purifier: pixel by pixel and colour by colour, the likeliest level near it given all before it."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, final
 
@@ -35,7 +36,7 @@ class Purifier(nn.Module):
         self.density = density.double()
         self.eps_defend = eps_defend
 
-    def forward(self, x: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 h w"]:
+    def forward(self, x: Float[Tensor, "batch colours h w"]) -> Float[Tensor, "batch colours h w"]:
         """Purify images.
 
         Args:
@@ -56,15 +57,16 @@ class Purifier(nn.Module):
 
 
 def purify(
-    density: PixelCNN, levels: Int[Tensor, "batch 1 h w"], *, eps_defend: int
-) -> Int[Tensor, "batch 1 h w"]:
+    density: PixelCNN, levels: Int[Tensor, "batch colours h w"], *, eps_defend: int
+) -> Int[Tensor, "batch colours h w"]:
     r"""Purify images greedily, computing each activation of the network once, from its causal neighbourhood alone.
 
     An activation at a pixel depends on the layer before at the pixel itself and before it, and what lies before it is
     final. So the activations of all layers are kept, and a step computes those of the pixels whose turn it is: in place
-    of the whole network for every pixel, one gather and one small matrix product a layer. As the first kernel reaches
+    of the whole network for every pixel, one gather and one small matrix product a layer. As the widest kernel reaches
     r pixels to the right in the rows above, the pixels (i, j) with the same :math:`(r + 1)\,i + j` do not depend on
-    each other and are taken together: 136 steps in place of 784 for 28 x 28 with r = 3.
+    each other and are taken together: 136 steps in place of 784 for 28 x 28 with r = 3. The colours of a pixel are
+    chosen one after the other within its step.
 
     All is computed in float64: where two levels are nearly as likely, the rounding of float32 would decide, and an
     image would be purified differently in another batch.
@@ -84,9 +86,9 @@ def purify(
 
 
 def purify_by_full_passes(
-    density: PixelCNN, levels: Int[Tensor, "batch 1 h w"], *, eps_defend: int
-) -> Int[Tensor, "batch 1 h w"]:
-    """Purify images by one pass through the whole network for every pixel: the algorithm as it is written.
+    density: PixelCNN, levels: Int[Tensor, "batch colours h w"], *, eps_defend: int
+) -> Int[Tensor, "batch colours h w"]:
+    """Purify images by one pass through the whole network for every colour of every pixel: the algorithm as written.
 
     Args:
         density: the distribution of each pixel given those before it, in float64 where ties are to fall alike.
@@ -98,11 +100,11 @@ def purify_by_full_passes(
     """
     number = next(density.parameters()).dtype
     found = levels.clone()
+    colours, height, width = levels.shape[1:]
     with torch.no_grad():
-        for i in range(levels.shape[2]):
-            for j in range(levels.shape[3]):
-                parameters = density(found.to(number) / (LEVELS - 1))[:, :, i, j]
-                found[:, 0, i, j] = _likeliest(parameters, levels[:, 0, i, j], eps_defend)
+        for i, j, c in itertools.product(range(height), range(width), range(colours)):
+            parameters = density(found.to(number) / (LEVELS - 1))[:, :, c, i, j]
+            found[:, c, i, j] = _likeliest(parameters, levels[:, c, i, j], eps_defend)
     return found
 
 
@@ -128,30 +130,31 @@ class _Block(NamedTuple):
 
 
 def _purify_rows(density: PixelCNN, levels: Tensor, eps_defend: int) -> Tensor:
-    batch, _, height, width = levels.shape
+    batch, colours, height, width = levels.shape
     first = _causal(density.first)
     blocks = [_block(block) for block in density.blocks if isinstance(block, ResidualBlock)]
     hidden, last = _pointwise(density.hidden), _pointwise(density.last)
     # a plane of kept activations has the padding of its convolution around it; a place is a row of it
-    pixels = _Plane(height, width, density.first.reach, batch, device=levels.device)
-    kept = [
-        _Plane(height, width, 1, batch, channels=len(block.narrow.bias), device=levels.device)
-        for block in blocks
-    ]
-    given = levels[:, 0].permute(1, 2, 0).contiguous()
+    size = (height, width, density.reach, batch)
+    pixels = _Plane(*size, channels=colours, device=levels.device)
+    kept = [_Plane(*size, channels=len(block.narrow.bias), device=levels.device) for block in blocks]
+    given = levels.permute(2, 3, 0, 1).contiguous()
     found = given.clone()
-    for i, j in _turns(height, width, density.first.reach + 1, levels.device):
+    for i, j in _turns(height, width, density.reach + 1, levels.device):
         features = _apply(first, pixels.taps(i, j, first.taps))
         for block, plane in zip(blocks, kept, strict=True):
             inner = _apply(block.narrow, functional.relu(features))
             plane.keep(i, j, functional.relu(inner))
             inner = _apply(block.causal, plane.taps(i, j, block.causal.taps))
             features = features + _apply(block.widen, functional.relu(inner))
-        parameters = _apply(last, functional.relu(_apply(hidden, functional.relu(features))))
-        level = _likeliest(parameters, given[i, j].flatten(), eps_defend).view(-1, batch)
-        found[i, j] = level
-        pixels.keep(i, j, (2 * level.double() / (LEVELS - 1) - 1)[..., None])
-    return found.permute(2, 0, 1)[:, None]
+        raw = _apply(last, functional.relu(_apply(hidden, functional.relu(features))))
+        level = given[i, j].flatten(0, 1)
+        for c in range(colours):
+            parameters = density.mixtures_of(raw, _place(level), count=c + 1)[c]
+            level[:, c] = _likeliest(parameters, level[:, c], eps_defend)
+        found[i, j] = level.view(-1, batch, colours)
+        pixels.keep(i, j, _place(level))
+    return found.permute(2, 3, 0, 1)
 
 
 class _Plane:
@@ -164,7 +167,7 @@ class _Plane:
         reach: int,
         batch: int,
         *,
-        channels: int = 1,
+        channels: int,
         device: torch.device,
     ) -> None:
         self.reach, self.across, self.batch, self.channels = reach, width + 2 * reach, batch, channels
@@ -184,6 +187,10 @@ class _Plane:
 
     def _place(self, i: Tensor, j: Tensor) -> Tensor:
         return (i + self.reach) * self.across + j + self.reach
+
+
+def _place(level: Tensor) -> Tensor:
+    return 2 * level.double() / (LEVELS - 1) - 1
 
 
 def _turns(height: int, width: int, slope: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
