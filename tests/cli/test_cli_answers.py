@@ -402,3 +402,15 @@ def test_an_attack_is_as_far_as_its_inputs_are_however_many_questions_it_has_ask
     )
     assert _part(at, counted) == 0.9  # type: ignore[arg-type]
     assert _part(at, attacked) == 0.2  # type: ignore[arg-type]
+
+
+def test_one_input_is_told_in_the_singular(calipers: Call, workplace: Path, quick: list[str]) -> None:
+    single = [*quick, "--limit", "1", "--run", "one.sqlite"]
+    said = calipers(*single, "--time", "0.001")
+    assert "out of time: 0 of 1 input is in one.sqlite" in said.err
+    assert "subset of npz:images.npz (1 input) has no input of class" in said.err
+    assert "unfinished: 0 of 1 input" in calipers("show", "one.sqlite").out
+    assert calipers(*single).code == 0
+    assert (
+        calipers("export", "one.sqlite", "--to", "tsv", "--output", "one.tsv").out == "1 record in one.tsv\n"
+    )

@@ -195,4 +195,6 @@ def test_unknown_labels_are_allowed_and_told() -> None:
     data = numbered([0, -1, 1])
     assert data[1].label == -1
     assert not data.labelled
-    assert ("labels", "1 inputs have none") in data.describe()
+    assert ("labels", "1 input has none") in data.describe()
+    assert ("labels", "2 inputs have none") in numbered([-1, -1, 1]).describe()
+    assert ("labels", "1 class") in numbered([1, 1]).describe()

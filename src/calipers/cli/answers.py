@@ -182,13 +182,15 @@ def how_far(store: RunStore) -> str | None:
     Returns:
         Such as ``5 of 12 inputs``, of a bracket each side by itself; None if it is finished.
     """
+    from calipers.report.counts import counted
+
     done, total = store.progress()
     if total is None or done >= total:
         return None
     if store.spec.kind != "bracket":
-        return f"{done} of {total} inputs"
+        return f"{done} of {counted(total, 'input')}"
     proved, tried = len(store.certificates()), len(store.attempts())
-    return f"{proved} of {total // 2} certificates and {tried} of {total // 2} attacks"
+    return f"{proved} of {counted(total // 2, 'certificate')} and {tried} of {counted(total // 2, 'attack')}"
 
 
 def unfinished_line(store: RunStore) -> tuple[str, ...]:
@@ -269,11 +271,12 @@ def _bracket_text(store: RunStore, most: int) -> str:
 
 def _not_attacked(store: RunStore) -> str:
     # The side of a bracket that comes after the certificates.
+    from calipers.report.counts import counted
     from calipers.report.tables import columns_of
 
     spec, (_, total) = store.spec, store.progress()
-    of = "" if total is None else f" of {total // 2}"
-    attacked = f"0{of} inputs so far, so that no upper radius was found"
+    attacked = "0 inputs" if total is None else f"0 of {counted(total // 2, 'input')}"
+    attacked += " so far, so that no upper radius was found"
     return columns_of((("attack", spec.attack), ("judge", spec.judge), ("attacked", attacked)))
 
 

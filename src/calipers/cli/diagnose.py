@@ -164,10 +164,15 @@ def _remedies(found: ModelDiagnosis) -> str:
 def _whole(found: ModelDiagnosis) -> str:
     done = found.diagnosis
     red, left = len(done.red), sum(each.verdict == "open" for each in done.findings)
+    fall = (
+        "input that is answered rightly falls"
+        if done.attacked == 1
+        else "inputs that are answered rightly fall"
+    )
     lines = [
-        f"{done.fell} of {done.attacked} inputs that are answered rightly fall to {done.attack}",
-        f"{red} of {len(done.findings)} findings are red, {left} open, in {done.seconds:.0f} s"
-        + ("; that none is red proves nothing" if not red else ""),
+        f"{done.fell} of {done.attacked} {fall} to {done.attack}",
+        f"{red} of {len(done.findings)} findings {'is' if red == 1 else 'are'} red, {left} open, "
+        f"in {done.seconds:.0f} s" + ("; that none is red proves nothing" if not red else ""),
     ]
     if found.prescription is not None:
         lines += ["", found.prescription.text()]

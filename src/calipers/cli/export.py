@@ -42,6 +42,7 @@ def export(
 ) -> None:
     """Write a run as TSV (Cohen et al.), JSON or Parquet; radii in TSV are rounded down."""
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
+        from calipers.report.counts import counted
         from calipers.runs.exports import export as write
         from calipers.runs.store import RunStore
 
@@ -52,7 +53,7 @@ def export(
             records = write(store, output, to=to)  # type: ignore[arg-type]  # checked there
         say.answer(
             {"run": str(run), "format": to, "file": str(output), "records": records},
-            f"{records} records are in {output}",
+            f"{counted(records, 'record')} in {output}",
         )
 
 

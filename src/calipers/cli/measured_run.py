@@ -144,7 +144,7 @@ def measure_to_file(say: Say, spec: RunSpec, manner: Manner) -> Path:
         _tell_plan(say, parts, path)
         total = sum(len(part.tasks) for part in parts)
         done = total - sum(part.todo for part in parts)
-        _settle_interrupt(say, store, total, _word(parts))
+        _settle_interrupt(say, store, total, _word(parts, total))
         remaining = 0
         with progress(say, spec.kind, done=done / max(total, 1)) as advance:
             for part in parts:
@@ -153,9 +153,10 @@ def measure_to_file(say: Say, spec: RunSpec, manner: Manner) -> Path:
         if manner.clean and CLEAN not in store.facts() and data.labelled:
             store.settle({CLEAN: f"{benches[0].clean_correct()} of {len(parts[0].tasks)}"})
     if remaining:
-        say.warn(
-            f"out of time: {total - remaining} of {total} {_word(parts)} are in {path}; to go on:  {this_command()}"
+        told = (
+            f"{total - remaining} of {total} {_word(parts, total)} {'is' if total == 1 else 'are'} in {path}"
         )
+        say.warn(f"out of time: {told}; to go on:  {this_command()}")
     return path
 
 
@@ -177,9 +178,9 @@ def _carry_out(
 
     def tell(at: Progress) -> None:
         done = elsewhere + at.done
-        _settle_interrupt(say, store, total, _word(parts), done)
+        _settle_interrupt(say, store, total, _word(parts, total), done)
         share = (elsewhere + _part(at, part) * len(part.tasks)) / max(total, 1)
-        advance(share, f"{done}/{total} {_word(parts)}")
+        advance(share, f"{done}/{total} {_word(parts, total)}")
 
     summary = carry_out(
         part.tasks,
@@ -194,8 +195,10 @@ def _carry_out(
     return summary.remaining
 
 
-def _word(parts: list[Prepared]) -> str:
-    return "inputs" if len(parts) == 1 else "certificates and attacks"
+def _word(parts: list[Prepared], total: int) -> str:
+    if len(parts) > 1:
+        return "certificates and attacks"
+    return "input" if total == 1 else "inputs"
 
 
 def answer_estimate(say: Say, spec: RunSpec, manner: Manner) -> None:
@@ -282,10 +285,12 @@ def _named_classes(names: tuple[str, ...] | None) -> tuple[tuple[str, str], ...]
 
 
 def _tell_plan(say: Say, parts: list[Prepared], path: Path) -> None:
+    from calipers.report.counts import counted
+
     prepared = parts[0]
     plan, total = prepared.plan, sum(len(part.tasks) for part in parts)
     todo = sum(part.todo for part in parts)
-    threads = f"{plan.threads} thread{'' if plan.threads == 1 else 's'}"
+    threads = counted(plan.threads, "thread")
     say.note(f"  {'plan':<10} {plan.key()}, {threads}: {plan.note}")
     most = prepared.todo * prepared.draws
     known = prepared.bench.spec.kind != "attack" and plan.speed > 0 and most
@@ -296,7 +301,7 @@ def _tell_plan(say: Say, parts: list[Prepared], path: Path) -> None:
             ", then the attack" if len(parts) > 1 else ""
         )
     before = total - todo
-    there = f"{before} of {total} {_word(parts)} are in the file already; " if before else ""
+    there = f"{before} of {total} {_word(parts, total)} are in the file already; " if before else ""
     say.note(f"  {'run':<10} {path}: {there}{cost or f'{todo} to do' if todo else 'nothing is left to do'}")
 
 

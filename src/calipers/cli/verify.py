@@ -101,7 +101,7 @@ def verify(
             },
             f"{found.holding} of {total} are adversarial examples "
             f"({floored_percent(found.holding / max(total, 1))} %), "
-            f"{total - found.holding - len(bad)} are answered by their label, {len(bad)} are faulty",
+            f"{total - found.holding - len(bad)} answered by their label, {len(bad)} faulty",
             *(["", table.text()] if table.rows else []),
         )
         _check(failed, total, adversarial)
@@ -109,6 +109,10 @@ def verify(
 
 def _check(failed: Sequence[Verified], total: int, adversarial: Path) -> None:
     if failed:
+        from calipers.report.counts import counted
+
+        hold = "does not hold" if len(failed) == 1 else "do not hold"
         raise CheckFailed(
-            f"{len(failed)} of {total} inputs of {adversarial} do not hold: input {failed[0].index}: {failed[0].fault}"
+            f"{len(failed)} of {counted(total, 'input')} of {adversarial} {hold}: input {failed[0].index}: "
+            f"{failed[0].fault}"
         )

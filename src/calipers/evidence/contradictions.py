@@ -98,7 +98,8 @@ class Contradictions:
         if not self.error:
             return
         if self.inputs:
-            said = f"{self.inputs} inputs contradict a deterministic certificate"
+            several = "1 input contradicts" if self.inputs == 1 else f"{self.inputs} inputs contradict"
+            said = f"{several} a deterministic certificate"
         elif math.isnan(self.rate):
             said = (
                 f"{self.statistical_inputs} of {self.pairs} inputs contradict their certificate, and chance explains "

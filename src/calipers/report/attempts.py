@@ -11,6 +11,7 @@ from typing import Any, final
 
 from calipers.errors import UsageError
 from calipers.evidence.records import Attempt
+from calipers.report.counts import counted
 from calipers.report.tables import Table, ceiled, ceiled_percent, columns_of, floored_percent
 from calipers.statistics.intervals import clopper_pearson_interval
 
@@ -106,13 +107,15 @@ class AttackSummary:
             found.append(
                 ("draws that fail", f"{100 * self.rate:.2f} %; with no attack {100 * self.flips:.2f} %")
             )
-        found.append(("cost an input", f"{self.queries:,.0f} queries, {self.backwards:,.0f} backward passes"))
+        passes = "1 backward pass" if round(self.backwards) == 1 else f"{self.backwards:,.0f} backward passes"
+        queries = "1 query" if round(self.queries) == 1 else f"{self.queries:,.0f} queries"
+        found.append(("cost an input", f"{queries}, {passes}"))
         if self.reasons.get("no gradient"):
             found.append(
                 (
                     "no gradient",
-                    f"{self.reasons['no gradient']} searches saw a gradient of 0 at every step: the classifier "
-                    "hides it, and its robustness here means nothing",
+                    f"{counted(self.reasons['no gradient'], 'search', 'searches')} saw a gradient of 0 at every step: "
+                    "the classifier hides it, and its robustness here means nothing",
                 )
             )
         return tuple(found)

@@ -11,6 +11,7 @@ from typing import Any, final
 from calipers.errors import UsageError
 from calipers.evidence.bracket import judge_alpha_of
 from calipers.evidence.records import Attempt
+from calipers.report.counts import counted
 from calipers.report.tables import Table, ceiled_percent, floored_percent
 from calipers.statistics.intervals import clopper_pearson_interval
 
@@ -203,13 +204,13 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
         clean = _clean(judged[0]) if judged else "-"
         rows.append((name + (f", {family}" if family else ""), clean, *cells, found[0].published["adaptive"]))
     inputs = sorted({line.inputs for line in lines})
-    spoken = " or ".join(str(count) for count in inputs)
+    spoken = " or ".join(counted(count, "image") for count in inputs)
     return Table(
         "",
         ("accuracy, %", "clean", *_COLUMNS, "adaptive, in the literature"),
         tuple(rows),
         (
-            f"{spoken} images; half the width of a 95 % interval of one reading is at most "
+            f"{spoken}; half the width of a 95 % interval of one reading is at most "
             f"{_half_width(min(inputs))} points. naive: the paper's own attack, at another",
             "size where one is given. matched: the adaptive attack's size, steps and loss, with autograd's gradient.",
             "Every figure is judged on the defense itself.",
@@ -241,7 +242,8 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
         notes.append(first.published["note"])
     flat = [line for line in lines if line.no_gradient]
     notes += [
-        f"{line.role}, {line.what}: {line.no_gradient} of {line.inputs} searches saw a gradient of 0 at every step"
+        f"{line.role}, {line.what}: {line.no_gradient} of {counted(line.inputs, 'search', 'searches')} saw a gradient "
+        "of 0 at every step"
         for line in flat
     ]
     notes += [
@@ -260,7 +262,10 @@ def _table(name: str, lines: tuple[CaseLine, ...]) -> Table:
     if all(line.rate is None for line in lines):
         columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
     return Table(
-        f"{name}  {first.authors}, {first.source}, {first.inputs} images", columns, _left(rows), tuple(notes)
+        f"{name}  {first.authors}, {first.source}, {counted(first.inputs, 'image')}",
+        columns,
+        _left(rows),
+        tuple(notes),
     )
 
 

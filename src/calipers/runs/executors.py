@@ -241,8 +241,9 @@ class _Worker(Generic[Context]):
             how = f"was ended by {signal.Signals(-code).name}"
         if code == -getattr(signal, "SIGKILL", 9):
             how += " (which the system does when memory runs out)"
+        held = "1 input" if self._held == 1 else f"{self._held} inputs"
         return (
-            f"worker process {self.number + 1} of {jobs} {how} with {self._held} inputs unfinished: what was "
+            f"worker process {self.number + 1} of {jobs} {how} with {held} unfinished: what was "
             "finished is in the store; run the same command again to go on, with fewer --jobs if memory was short"
         )
 

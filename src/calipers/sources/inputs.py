@@ -246,9 +246,9 @@ class Dataset:
             ("shape", "x".join(str(side) for side in self.shape)),
             (
                 "labels",
-                f"{classes.size} classes"
+                (f"{classes.size} class{'' if classes.size == 1 else 'es'}")
                 if self.labelled
-                else f"{int((known == NO_LABEL).sum())} inputs have none",
+                else _without_label(int((known == NO_LABEL).sum())),
             ),
             *self.notes,
         )
@@ -361,16 +361,19 @@ class Dataset:
         if missing.size:
             some = ", ".join(self._class_name(int(label)) for label in missing[:_NAMED])
             more = f" and {missing.size - _NAMED} more" if missing.size > _NAMED else ""
+            size = "1 input" if len(indices) == 1 else f"{len(indices)} inputs"
             warnings.warn(
-                MissingClasses(
-                    f"this subset of {self.name} ({len(indices)} inputs) has no input of {some}{more}"
-                ),
+                MissingClasses(f"this subset of {self.name} ({size}) has no input of {some}{more}"),
                 stacklevel=3,
             )
         return replace(self, indices=indices)
 
     def _class_name(self, label: int) -> str:
         return f"class {label}" if self.class_names is None else f"class {label} ({self.class_names[label]})"
+
+
+def _without_label(count: int) -> str:
+    return "1 input has none" if count == 1 else f"{count} inputs have none"
 
 
 def _shares(counts: NDArray[np.int64], n: int) -> list[int]:
