@@ -1,4 +1,4 @@
-"""Four defenses around a given network: sizes, patterns, references, what is refused, what needs training images."""
+"""Defenses around a given network: sizes, patterns, references, what is refused, what needs training images."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_sizes_follow_the_images() -> None:
         )
 
 
-def test_the_four_are_those_that_can_be_put_around_a_network() -> None:
-    assert around_a_network() == FOUR
+def test_the_four_and_pixel_defend_are_those_that_can_be_put_around_a_network() -> None:
+    assert around_a_network() == (*FOUR, "pixel-defend")
 
 
-@pytest.mark.parametrize("name", [name for name in DEFENSES if name not in FOUR])
+@pytest.mark.parametrize("name", [name for name in DEFENSES if name not in (*FOUR, "pixel-defend")])
 def test_a_defense_with_a_network_of_its_own_says_why_it_takes_no_other(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} cannot be put around a given network: its? "):
         load_model(f"iclr2018:{name}?network={CIFAR}")

@@ -7,19 +7,23 @@ import pytest
 import torch
 from torch import nn
 
+from calipers.attacks.pgd import PGD
+from calipers.attacks.transfer import Transfer
 from calipers.defenses.base import Row
-from calipers.defenses.parts import load_part
+from calipers.defenses.parts import load_part, save_part
 from calipers.defenses.pixel_defend import PixelDefend
 from calipers.defenses.pixel_defend.context import carry, follow_mode, through_context
 from calipers.defenses.pixel_defend.pixel_cnn import LEVELS, CausalConv, PixelCNN, log_masses, nats
 from calipers.defenses.pixel_defend.purifier import Purifier, purify, purify_by_full_passes
-from calipers.defenses.pixel_defend.training import DENSITY, bits_per_dimension
-from calipers.errors import UsageError
+from calipers.defenses.pixel_defend.training import AROUND, DENSITY, SHAPE, bits_per_dimension
+from calipers.errors import InvalidInput, UsageError
 from calipers.gradients.bpda import BPDA
 from calipers.runs.catalog import load_model
 from calipers.runs.descriptions import build_attack
 from calipers.sources.datasets import load_dataset
 from calipers.threat.threat_model import Norm, ThreatModel
+
+CIFAR = "bundled:cifar10-resnet20-noise-0.25"
 
 
 def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,11 +33,11 @@ def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.tensor([one.label for one in examples])
 
 
-def wild_network(seed: int = 0) -> PixelCNN:
+def wild_network(seed: int = 0, *, colours: int = 1) -> PixelCNN:
     """Build a small network with large weights, so that every pixel matters to those behind it."""
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(seed)
-        net = PixelCNN(channels=8, blocks=3, mixtures=3).double()
+        net = PixelCNN(channels=8, blocks=3, mixtures=3, colours=colours).double()
     for parameter in net.parameters():
         parameter.data *= 2
     return net.requires_grad_(False)
@@ -83,6 +87,43 @@ def test_a_mixture_s_masses_sum_to_one_and_are_differences_of_its_distribution_f
     assert torch.allclose(found.sum(1), torch.ones(6, dtype=torch.float64))
 
 
+def test_in_colour_a_sub_pixel_changes_what_comes_after_it_and_nothing_before() -> None:
+    net, levels = wild_network(colours=3), random_levels(1, 3, 5, 6)
+    expected = net(levels.double() / 255)
+    for c, i, j in [(0, 0, 0), (1, 2, 3), (2, 2, 3), (0, 4, 5), (2, 4, 4)]:
+        other = levels.clone()
+        other[0, c, i, j] += 60 if other[0, c, i, j] < 128 else -60
+        changed = (net(other.double() / 255) != expected).any(1)[0].permute(1, 2, 0).flatten()
+        here = 3 * (6 * i + j) + c
+        assert not changed[: here + 1].any()
+        assert changed[here + 1 : 3 * (6 * i + j) + 3].all(), "the later colours of the pixel see it"
+        assert changed[3 * (6 * i + j) + 3 :].any() == ((i, j) != (4, 5))
+
+
+def test_the_colours_of_a_pixel_are_drawn_from_one_mixture() -> None:
+    generator = torch.Generator().manual_seed(5)
+    net = wild_network(colours=3)
+    raw = torch.randn(4, 3 * (1 + 3 + 3 + 3), generator=generator, dtype=torch.float64)
+    levels = torch.tensor([[0, 255, 7], [128, 120, 131], [255, 0, 0], [3, 90, 200]])
+    place = 2 * levels.double() / 255 - 1
+    weights, means, scales, slopes = (raw[:, 3 * a : 3 * b] for a, b in [(0, 1), (1, 4), (4, 7), (7, 10)])
+    slope = torch.tanh(slopes).view(4, 3, 3)
+    before = place[:, :, None]
+    moved = means.view(4, 3, 3).clone()
+    moved[:, 1] += slope[:, 0] * before[:, 0]
+    moved[:, 2] += slope[:, 1] * before[:, 0] + slope[:, 2] * before[:, 1]
+    inverse = torch.exp(-scales.view(4, 3, 3))
+    upper = torch.sigmoid((before + 1 / 255 - moved) * inverse).masked_fill(levels[:, :, None] == 255, 1)
+    lower = torch.sigmoid((before - 1 / 255 - moved) * inverse).masked_fill(levels[:, :, None] == 0, 0)
+    expected = ((upper - lower).prod(1) * weights.softmax(1)).sum(1)
+    each = net.mixtures_of(raw, place, count=3)
+    found = sum(log_masses(one, levels[:, c], count=1)[:, 0] for c, one in enumerate(each))
+    assert torch.allclose(torch.as_tensor(found), expected.log(), rtol=1e-8)
+    zeros = torch.zeros(4, dtype=torch.int64)
+    for one in each:
+        assert torch.allclose(log_masses(one, zeros, count=LEVELS).exp().sum(1), torch.ones(4).double())
+
+
 def test_there_is_no_mass_outside_the_levels_and_a_number_far_from_the_mean() -> None:
     narrow = torch.tensor([[0.0, 0.9, -5.0]])
     found = log_masses(narrow, torch.tensor([-2]), count=5)
@@ -102,11 +143,21 @@ def test_likelihood_sums_the_masses_of_the_levels() -> None:
     assert torch.allclose(nats(parameters, x), expected / 30)
 
 
-def test_kept_activations_purify_as_full_passes_do() -> None:
-    net, levels = wild_network(), random_levels(3, 1, 9, 13)
+@pytest.mark.parametrize(("colours", "height", "width"), [(1, 9, 13), (3, 6, 9)])
+def test_kept_activations_purify_as_full_passes_do(colours: int, height: int, width: int) -> None:
+    net, levels = wild_network(colours=colours), random_levels(3, colours, height, width)
     found = purify(net, levels, eps_defend=32)
     assert torch.equal(found, purify_by_full_passes(net, levels, eps_defend=32))
     assert (found != levels).double().mean() > 0.5
+
+
+def test_the_widest_of_all_convolutions_says_which_pixels_are_taken_together() -> None:
+    net, levels = wild_network(colours=3), random_levels(2, 3, 5, 12)
+    wide = CausalConv(4, 4, 11, itself=True).double().requires_grad_(False)
+    net.blocks[1].causal = wide
+    assert net.reach == 5
+    found = purify(net, levels, eps_defend=32)
+    assert torch.equal(found, purify_by_full_passes(net, levels, eps_defend=32))
 
 
 def test_the_greedy_choice_is_the_likeliest_level_given_the_purified_pixels_before() -> None:
@@ -184,6 +235,102 @@ def test_a_tiny_training_writes_a_density_that_loads(tmp_path: Path) -> None:
     written = (tmp_path / f"{DENSITY}.safetensors").stat().st_mtime_ns
     PixelDefend().train(x, torch.zeros(120, dtype=torch.int64), tmp_path, share=0.01, tell=told.append)
     assert (tmp_path / f"{DENSITY}.safetensors").stat().st_mtime_ns == written
+
+
+def made_up(count: int, *shape: int) -> torch.Tensor:
+    return random_levels(count, *shape).to(torch.uint8)
+
+
+def quiet(text: str) -> None:
+    """Hear nothing."""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a density of colour noise for a moment."""
+    folder = tmp_path_factory.mktemp("parts")
+    labels = torch.zeros(100, dtype=torch.int64)
+    PixelDefend(network=CIFAR).train(made_up(100, 3, 32, 32), labels, folder, share=0.01, tell=quiet)
+    return folder
+
+
+def test_before_a_given_network_nothing_is_measured_without_a_density(tmp_path: Path) -> None:
+    for defense in (PixelDefend(network=CIFAR), PixelDefend(tmp_path, CIFAR)):
+        assert defense.rows() == ()
+        words = f"no density for {CIFAR}.*calipers train iclr2018 pixel-defend --network"
+        with pytest.raises(UsageError, match=words):
+            defense.target()
+        assert defense.target("undefended").input_shape == (3, 32, 32)
+    assert PixelDefend().lacks() == ""
+
+
+def test_a_colour_density_is_trained_and_stands_before_any_network_of_its_shape(parts: Path) -> None:
+    density = load_part(PixelCNN(colours=3), AROUND, parts)
+    assert 7 < bits_per_dimension(density, made_up(4, 3, 32, 32)) < 9
+    for network in (CIFAR, "bundled:cifar10-lipschitz"):
+        defense = PixelDefend(parts, network)
+        x = made_up(1, 3, 32, 32).float() / 255
+        target = defense.target()
+        (purifier,) = (one for one in target.module.modules() if isinstance(one, Purifier))
+        assert purifier.eps_defend == 16
+        expected = purify(density, (255 * x).round().long(), eps_defend=16) / 255
+        assert torch.allclose(target.logits(x), defense.target("undefended").logits(expected), atol=1e-5)
+    heard: list[str] = []
+    defense.train(made_up(2, 3, 32, 32), torch.zeros(2), parts, share=1, tell=heard.append)
+    assert heard == [f"{AROUND}: there already"]
+
+
+def test_what_is_measured_before_a_given_network_goes_back_through_no_other_density(parts: Path) -> None:
+    defense = PixelDefend(parts, CIFAR)
+    rows = defense.rows()
+    assert [row.role for row in rows] == [
+        *("undefended", "naive", "naive", "matched", "adaptive", "ablation", "ablation")
+    ]
+    assert {(row.norm, row.eps) for row in rows} == {("linf", "8/255")}
+    assert not any("through_context" in repr(row.attack) for row in rows)
+    bim, deepfool = rows[1].attack, rows[2].attack
+    assert isinstance(bim, Transfer) and isinstance(deepfool, Transfer)
+    assert bim.substitute == deepfool.substitute == CIFAR
+    assert bim.attack == PGD(steps=10, step_size=1 / 8, random_start=False, keep=True)
+
+
+def test_a_density_for_other_images_is_refused(parts: Path, tmp_path: Path) -> None:
+    grey = PixelDefend(parts, "bundled:fashion-cnn28-adversarial")
+    with pytest.raises(
+        UsageError, match="a density of images of 3x32x32 and bundled:fashion.* takes 1x28x28"
+    ):
+        grey.target()
+    with pytest.raises(UsageError, match="a density of images of 3x32x32"):
+        grey.train(made_up(9, 1, 28, 28), torch.zeros(9), parts, share=1, tell=quiet)
+    with pytest.raises(InvalidInput, match="images are 3x32x32 and bundled:fashion.* takes 1x28x28"):
+        grey.train(made_up(9, 3, 32, 32), torch.zeros(9), tmp_path, share=1, tell=quiet)
+
+
+def test_before_a_given_grey_network_the_window_is_that_for_grey(tmp_path: Path) -> None:
+    network = "bundled:fashion-cnn28-adversarial"
+    about = {SHAPE: "1x28x28"}
+    save_part(load_part(PixelCNN(), DENSITY, None), AROUND, tmp_path, about=about)
+    given, shipped = PixelDefend(tmp_path, network), PixelDefend()
+    x, _ = images(2)
+    purified = [
+        next(part for part in one.target().module.modules() if isinstance(part, Purifier))(x)
+        for one in (given, shipped)
+    ]
+    assert torch.equal(*purified)
+    assert {(row.eps, row.unit) for row in given.rows()} == {("0.1", "25.5/255")}
+
+
+def test_behind_a_density_of_one_s_own_nothing_goes_back_through_the_one_that_ships(tmp_path: Path) -> None:
+    density = load_part(PixelCNN(), DENSITY, None)
+    save_part(density, DENSITY, tmp_path, about={})
+    assert [row.attack for row in PixelDefend(tmp_path).rows()] == [
+        row.attack for row in PixelDefend().rows()
+    ]
+    density.last.bias.data += 0.1  # type: ignore[operator, union-attr]
+    save_part(density, DENSITY, tmp_path, about={})
+    rows = PixelDefend(tmp_path).rows()
+    assert not any("through_context" in repr(row.attack) for row in rows)
+    assert {row.role for row in rows} == {"undefended", "naive", "matched", "adaptive", "ablation"}
 
 
 def test_the_reference_names_the_defense_and_the_network_alone() -> None:

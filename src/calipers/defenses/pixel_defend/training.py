@@ -43,7 +43,7 @@ def train_density(
     share: float,
     tell: Tell,
 ) -> Path:
-    """Train the density by maximum likelihood and write it; the last 1 000 training images say how good it is.
+    """Train the density by maximum likelihood and write it; the last 1 000 images, held out, say how good it is.
 
     Args:
         images: training images.
@@ -56,7 +56,7 @@ def train_density(
     Returns:
         The file.
     """
-    held = images[-_HELD_OUT:] if share >= 1 else images[-_ROWS:]
+    held = images[-min(_HELD_OUT if share >= 1 else _ROWS, len(images) // 2) :]
     count = max(round(share * (len(images) - len(held))), _BATCH)
     folder.mkdir(parents=True, exist_ok=True)
     epochs = _EPOCHS[name]
