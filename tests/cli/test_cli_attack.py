@@ -263,3 +263,25 @@ def _timeless(said: Any) -> list[dict[str, Any]]:
         }
         for row in said.json["inputs"]
     ]
+
+
+def test_several_attacks_are_set_side_by_side_and_taken_together(calipers: Call, here: Path) -> None:
+    asked = ("attack", PLAIN, DATA, "--norm", "linf", "--eps", "0.02", "--limit", "6")
+    assert calipers(*asked, "--attack", "fgsm", "--run", "a.sqlite").code == 0
+    assert calipers(*asked, "--attack", "pgd(steps=3)", "--run", "b.sqlite").code == 0
+    said = calipers("show", "a.sqlite", "b.sqlite", "--json")
+    assert said.code == 0
+    alone = [run["attack"]["found"] for run in said.json["runs"]]
+    assert max(alone) <= said.json["together"]["found"] <= sum(alone)
+    lines = calipers("show", "a.sqlite", "b.sqlite").out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["a.sqlite", "b.sqlite", "all together"]
+    assert lines[5].startswith("a.sqlite: bundled:fashion-cnn28-plain, bundled:fashion-mnist, FGSM(")
+    assert calipers(*asked, "--limit", "5", "--attack", "fgsm", "--run", "c.sqlite").code == 0
+    assert "of different inputs" in calipers("show", "a.sqlite", "c.sqlite").out
+
+
+def test_a_search_that_failed_has_no_distance_in_the_table(calipers: Call, here: Path) -> None:
+    asked = ("attack", PLAIN, DATA, "--norm", "linf", "--eps", "0.001", "--limit", "2", "--attack", "fgsm")
+    assert calipers(*asked, "--run", "a.sqlite").code == 0
+    rows = [line.split() for line in calipers("show", "a.sqlite", "--inputs").out.splitlines()[-2:]]
+    assert [row[3:5] for row in rows] == [["stands", "-"], ["stands", "-"]]

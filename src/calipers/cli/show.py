@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calipers.cli import options
-from calipers.cli.answers import clean_of, decided_radii, describe_run, how_far, text_of_run
-from calipers.cli.console import Say, speaking
+from calipers.cli.answers import describe_run, text_of_run
+from calipers.cli.console import speaking
 from calipers.cli.joined import answer_joined, attacks_alone
+from calipers.cli.side_by_side import answer_attacks, answer_certificates
 from calipers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def show(
         list[Path],
         typer.Argument(
             metavar="RUN",
-            help="Files of runs; several are set side by side, and attacks are joined with certificates.",
+            help="Files of runs; several of certificates or of attacks are set side by side, and attacks are joined "
+            "with certificates.",
         ),
     ],
     inputs: Annotated[bool, typer.Option("--inputs", help="One row an input, radii rounded down.")] = False,
@@ -39,7 +41,7 @@ def show(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show what a run says: certified accuracy with intervals, abstentions, what was asked; also while it runs."""
+    """Show what runs say: accuracy certified or under attack, with intervals, and what was asked; also unfinished."""
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
         from calipers.runs.store import RunStore
 
@@ -50,10 +52,12 @@ def show(
             attacks = [path for path in runs if attacks_alone(path)]
             if attacks and grid is not None:
                 raise UsageError(f"--radii is of certificates, and {attacks[0]} has none: leave it out")
-            if attacks and len(attacks) < len(runs):
+            if len(attacks) == len(runs):
+                answer_attacks(say, runs)
+            elif attacks:
                 answer_joined(say, runs)
             else:
-                _show_many(say, runs, grid)
+                answer_certificates(say, runs, grid)
             return
         with RunStore.read(runs[0]) as store:
             payload = describe_run(store, radii=grid, inputs=inputs)
@@ -83,40 +87,6 @@ def read_grid(text: str) -> tuple[float, ...]:
     if not found:
         raise UsageError(f"radii is {text!r}: give sizes with commas between, such as 0,0.25,0.5")
     return found
-
-
-def _show_many(say: Say, paths: list[Path], grid: tuple[float, ...] | None) -> None:
-    from calipers.report.summary import compare, default_radii, summarize
-    from calipers.report.tables import floored_percent
-    from calipers.runs.store import RunStore
-
-    found, payloads, clean, unfinished = {}, [], {}, []
-    for path in paths:
-        with RunStore.read(path) as store:
-            rows = store.certificates()
-            if not rows:
-                raise UsageError(f"{path} has no certificates: runs side by side need some in each")
-            found[str(path)] = (rows, store.spec)
-            payloads.append(describe_run(store, radii=grid))
-            right, far = clean_of(store), how_far(store)
-            if right is not None:
-                clean[str(path)] = floored_percent(right[0] / right[1])
-            if far is not None:
-                unfinished.append(f"{path} is unfinished: {far}")
-    norms = {rows[0].norm for rows, _ in found.values()}
-    if len(norms) > 1:
-        raise UsageError(f"these runs have radii in {', '.join(sorted(norms))}: one table is of one norm")
-    shared = grid or max(
-        (decided_radii(rows) or default_radii(rows) for rows, _ in found.values()),
-        key=lambda radii: radii[-1],
-    )
-    curves = {name: summarize(rows, radii=shared, spec=spec).curve for name, (rows, spec) in found.items()}
-    table = compare(curves, beside={"clean": clean} if clean else None)
-    asked = [
-        f"{name}: {spec.model}, {spec.data}, {rows[0].noise}, {rows[0].method}"
-        for name, (rows, spec) in found.items()
-    ]
-    say.answer({"runs": payloads}, table.text(), "", *asked, *unfinished)
 
 
 def _rows(store: RunStore) -> str:

@@ -213,7 +213,7 @@ def attempt_rows(attempts: Sequence[Attempt]) -> Table:
             str(row.label),
             "-" if row.prediction < 0 else str(row.prediction),
             "fooled" if row.success else ("undetermined" if row.undetermined else "stands"),
-            ceiled(row.distance),
+            ceiled(row.distance) if row.success else "-",  # of one that failed it would be that of no example
             f"{row.wins} of {row.draws}",
             f"{row.queries:,}",
             row.reason,
