@@ -66,15 +66,15 @@ def test_a_line_an_attack_and_one_of_all() -> None:
     table = compare_attacks({"a": run("fsus", method="A()"), "b": run("sfss", method="B()")})
     assert [row[0] for row in table.rows] == ["a", "b", "all together"]
     assert table.rows[0] == (
-        *("a", "linf 0.1", "4", "1", "50.00 % to 75.00 % at most", "6.75 to 99.37", "-", "10"),
+        *("a", "linf 0.1", "4", "0", "1", "50.00 % to 75.00 % at most", "6.75 to 99.37", "-", "10"),
     )
-    assert table.rows[2][3:5] == ("2", "25.00 % to 50.00 % at most")
+    assert table.rows[2][4:6] == ("2", "25.00 % to 50.00 % at most")
     assert not table.notes
 
 
 def test_a_size_that_was_looked_for_has_no_robust_accuracy() -> None:
     table = compare_attacks({"a": run("ffs", eps=None), "b": run("ff", eps=None)})
-    assert table.rows[0][1:7] == ("linf least", "3", "2", "-", "-", "0.100")
+    assert table.rows[0][1:8] == ("linf least", "3", "0", "2", "-", "-", "0.100")
     assert "of different inputs" in table.notes[0]
     other = compare_attacks({"a": run("f"), "b": run("f", target="another")})
     assert "of different classifiers" in other.notes[0]

@@ -53,7 +53,7 @@ def compare_attacks(runs: Mapping[str, Sequence[Attempt]]) -> Table:
         runs: the attempts of each attack, by name.
 
     Returns:
-        One row an attack: the size allowed, inputs, fallen ones, robust accuracy at most with its interval, median
+        One row an attack: the size allowed, inputs, those wrong already, fallen ones, robust accuracy at most with its interval, median
         distance rounded up, and queries an input.
 
     Raises:
@@ -74,6 +74,7 @@ def compare_attacks(runs: Mapping[str, Sequence[Attempt]]) -> Table:
         "",
         "size",
         "inputs",
+        "wrong already",
         "fooled",
         "robust accuracy",
         "95 % interval",
@@ -92,6 +93,7 @@ def _row(name: str, found: AttackSummary) -> tuple[str, ...]:
         name,
         f"{found.norm} least" if found.eps is None else f"{found.norm} {found.eps:g}",
         str(found.inputs),
+        str(found.already_wrong),
         str(found.found),
         standing,
         interval,
