@@ -53,8 +53,8 @@ def compare_attacks(runs: Mapping[str, Sequence[Attempt]]) -> Table:
         runs: the attempts of each attack, by name.
 
     Returns:
-        One row an attack: the size allowed, inputs, those wrong already, fallen ones, robust accuracy at most with its interval, median
-        distance rounded up, and queries an input.
+        One row an attack: the size allowed, inputs, those wrong already, fallen ones, robust accuracy at most with its
+        interval, median distance rounded up, and queries an input.
 
     Raises:
         UsageError: if there are none.
