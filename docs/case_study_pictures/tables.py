@@ -4,7 +4,7 @@
     python docs/case_study_pictures/tables.py benchmarks/results/iclr2018-cifar10.json --marker cifar10
 
 Each page has a comment `<!-- rows -->`; the table behind it is replaced. The overview's is behind `<!-- table -->`.
-Those of four defenses around a network for CIFAR-10 are behind `<!-- cifar10 -->`.
+Those of the defenses around a network for CIFAR-10 are behind `<!-- cifar10 -->`.
 """
 
 from __future__ import annotations
