@@ -45,7 +45,8 @@ def reproduce(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="Images to attack: 1x28x28, of Fashion-MNIST's classes; with --network, of its shape and classes.",
+            help="Images to attack: 1x28x28, of Fashion-MNIST's classes; with --network, or --weights for other "
+            "images, of its shape and classes.",
             rich_help_panel="Which inputs",
         ),
     ] = DATA,
@@ -151,7 +152,7 @@ def reproduce(
         from calipers.runs.case_rows import Question, case_rows, defense_names
 
         _check_study(study)
-        wanted = defense_names(names or (), network=network)
+        wanted = defense_names(names or (), network=network, weights=weights)
         limit = _inputs(quick=quick, limit=limit, sample=sample)
         seconds = _budget(prescribe=prescribe, quick=quick, budget=budget)
         begun = time.monotonic()
@@ -191,20 +192,21 @@ def _measurable(
     say: Say, wanted: tuple[str, ...], question: Question, *, named: bool, figure: Path | None
 ) -> tuple[str, ...]:
     """Say what a given network cannot be measured with for want of parts; refuse what was named and has no row."""
-    if question.network is None:
-        return wanted
-    if figure is not None:
+    if figure is not None and question.network is not None:
         raise UsageError(
             "--figure is of thermometer encoding, which has a network of its own: leave --network out"
         )
-    from calipers.runs.case_rows import network_shape, rows_left_out
+    from calipers.runs.case_rows import images_shape, rows_left_out
+    from calipers.runs.catalog import GREY_SHAPE
 
-    shape = network_shape(question.network)
-    if question.data == DATA and shape != (1, 28, 28):
+    shape = images_shape(question)
+    if question.data == DATA and shape != GREY_SHAPE:
+        needing = "--weights" if question.network is None else "--network"
         raise UsageError(
-            f"{DATA} has no images of {'x'.join(map(str, shape))} for --network: name some by --data"
+            f"{DATA} has no images of {'x'.join(map(str, shape))} for {needing}: name some by --data"
         )
-
+    if question.network is None:
+        return wanted
     found = []
     for name, (lacks, rows) in rows_left_out(wanted, question).items():
         if lacks and named and not rows:
@@ -288,6 +290,7 @@ def _answer(say: Say, lines: list[CaseLine], seconds: float, drawn: str) -> None
 def _draw(say: Say, question: Question, manner: _Manner, figure: Path) -> str:
     from calipers.report.distortion import accuracy_by_size, draw
     from calipers.runs.case_rows import figure_rows
+    from calipers.runs.naming import read_size
     from calipers.runs.reproduce import measure_case
     from calipers.runs.store import RunStore
 
@@ -297,8 +300,9 @@ def _draw(say: Say, question: Question, manner: _Manner, figure: Path) -> str:
         for done, row in enumerate(measure_case(rows, question, jobs=manner.jobs), start=1):
             advance(done / len(rows), f"{row.family}, {row.what}")
             with RunStore.read(row.path) as store:
-                runs.setdefault(row.family, {})[float(row.size)] = store.attempts()
+                runs.setdefault(row.family, {})[read_size(row.size)] = store.attempts()
     inputs = len(next(iter(next(iter(runs.values())).values())))
+    shown = "Fashion-MNIST test images" if question.data == DATA else f"images of {question.data}"
     curves = {name: accuracy_by_size(sizes) for name, sizes in runs.items()}
-    draw(curves, figure, title=f"{inputs} Fashion-MNIST test images, adaptive attack, 95 % intervals")
+    draw(curves, figure, title=f"{inputs} {shown}, adaptive attack, 95 % intervals")
     return f"; the figure is {figure}"

@@ -34,8 +34,9 @@ def iclr2018(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="Required: Fashion-MNIST's training images, such as 'idx:FOLDER?split=train'; with --network, "
-            "training images of its task, never those that are attacked.",
+            help="Required: Fashion-MNIST's training images, such as 'idx:FOLDER?split=train'; CIFAR-10's, such as "
+            "folder:FOLDER, for thermometer, adversarial-training and cascade; with --network, training images of its "
+            "task. Never those that are attacked.",
             rich_help_panel="What is measured",
         ),
     ] = "",
@@ -77,6 +78,7 @@ def iclr2018(
     What ships was made by it. Says beforehand how long it takes; the same command goes on where it was stopped.
     """
     with speaking(as_json=as_json, quiet=quiet, debug=debug) as say:
+        from calipers.runs.catalog import GREY_SHAPE, images_of_parts
         from calipers.runs.defense_training import expected_minutes, train_around, train_defenses
 
         begun = time.monotonic()
@@ -88,13 +90,15 @@ def iclr2018(
             named = "".join(f"{name} " for name in names or ())
             _answer(say, made, begun, f"{named}--network '{network}' --data DATA --weights {output}")
             return
-        expected = expected_minutes(names or ())
+        expected = expected_minutes(names or (), data=data)
         told = ", ".join(f"{name} {minutes:g} min" for name, minutes in expected.items())
         total = spoken_seconds(60 * share * sum(expected.values()))
         say.note(f"on two cores about {total} ({told})")
         say.on_interrupt = [f"stopped: finished parts are in {output}; to go on:  {this_command()}"]
         written = train_defenses(tuple(expected), data=data, folder=output, share=share, tell=say.note)
-        _answer(say, written, begun, f"--weights {output}")
+        named = "".join(f"{name} " for name in names or ())
+        attacked = "" if images_of_parts(output) == GREY_SHAPE else " --data DATA"
+        _answer(say, written, begun, f"{named}--weights {output}{attacked}")
 
 
 def _answer(say: Say, written: tuple[Path, ...], begun: float, options_: str) -> None:

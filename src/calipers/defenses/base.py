@@ -130,6 +130,8 @@ class Defense(ABC):
     """How it hides its gradient, as the literature says; nothing in calipers' diagnosis reads it."""
     minutes: ClassVar[float]
     """How long :meth:`train` takes on two cores, measured; 0 if there is nothing to train."""
+    colour_minutes: ClassVar[float | None] = None
+    """The same where it trains networks of its own on colour images of 32 x 32; None where it has no such form."""
     own_network: ClassVar[str] = ""
     """Why it cannot stand around a given network; empty where it can."""
     around_images: ClassVar[int] = 6_000
@@ -140,7 +142,10 @@ class Defense(ABC):
 
     def __post_init__(self) -> None:
         if self.network is not None and self.own_network:
-            raise UsageError(f"{self.name} cannot be put around a given network: {self.own_network}")
+            trained = (
+                "" if self.colour_minutes is None else ", which calipers train iclr2018 does by --data too"
+            )
+            raise UsageError(f"{self.name} cannot be put around a given network: {self.own_network}{trained}")
 
     @abstractmethod
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
@@ -160,13 +165,22 @@ class Defense(ABC):
         """Train every part and write it to a folder; parts that are there already are left alone.
 
         Args:
-            images: training images (n, 1, 28, 28), uint8, Fashion-MNIST's 60 000 in their order; around a given
-                network, images of its task (n, channels, side, side), uint8, in no order.
+            images: training images (n, 1, 28, 28), uint8, Fashion-MNIST's 60 000 in their order; where it has a form
+                for them, (n, 3, 32, 32), in no order; around a given network, images of its task (n, channels, side,
+                side), uint8, in no order.
             labels: their classes (n,), int64.
             folder: where the files go.
             share: 1 for what ships; less trains on that share of images and epochs, to try things out.
             tell: told in words how far it is.
         """
+
+    def images(self) -> tuple[int, ...]:
+        """Say what images the networks of its own are for.
+
+        Returns:
+            Channels, height and width: Fashion-MNIST's, unless its trained parts are for others.
+        """
+        return (1, 28, 28)
 
     def lacks(self) -> str:
         """Say which rows are left out for want of parts.

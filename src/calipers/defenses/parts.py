@@ -35,22 +35,24 @@ BUNDLED: Final = Path(__file__).parent / "bundled"
 """The folder of the parts that ship."""
 
 
-def small_network(channels: int = 1, *, num_classes: int = 10) -> nn.Sequential:
-    """Build the network of 93 000 weights that defenses are put in front of, for images of 28 x 28.
+def small_network(channels: int = 1, *, num_classes: int = 10, width: int = 1) -> nn.Sequential:
+    """Build the network of 93 000 weights that defenses are put in front of, for images of 28 x 28 or 32 x 32.
 
     Args:
         channels: of its input.
         num_classes: the number of logits.
+        width: how many times the channels within; the weights grow by its square.
 
     Returns:
         The network, with torch's own initial weights.
     """
+    few, some, many = 16 * width, 32 * width, 64 * width
     return nn.Sequential(
-        *(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU()),
-        *(nn.Conv2d(64, 32, 3, stride=2, padding=1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, num_classes)),
+        *(nn.Conv2d(channels, few, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(few, some, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(some, many, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(many, some, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(some * 4 * 4, many), nn.ReLU(), nn.Linear(many, num_classes)),
     )
 
 

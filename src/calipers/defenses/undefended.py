@@ -1,8 +1,9 @@
-"""The small network trained plainly: what thermometer encoding and cascade training are compared with."""
+"""The small network trained plainly: what defenses that train networks of their own are compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,17 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calipers.defenses.base import Tell
+from calipers.defenses.form import Form, form_of, form_of_part
 from calipers.defenses.parts import has_part, load_part, save_part, small_network
 from calipers.target import Target
 from calipers.training.parts import train_part
 
-__all__ = ["UNDEFENDED", "begun", "plain_loss", "portion", "train_undefended", "undefended_target"]
+__all__ = [
+    "UNDEFENDED",
+    "begun",
+    "plain_loss",
+    "portion",
+    "train_undefended",
+    "undefended_target",
+]
 
 UNDEFENDED: Final = "undefended"
 """The name of the part."""
 
-_EPOCHS = 8
-_SHAPE = (1, 28, 28)
+_EPOCHS: Final = 8
 
 
 def plain_loss(net: nn.Module, images: Tensor, labels: Tensor, noise: torch.Generator) -> Tensor:
@@ -76,16 +84,21 @@ def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: flo
     """Train the network, unless its file is there.
 
     Args:
-        images: training images (n, 1, 28, 28), uint8.
+        images: training images (n, 1, 28, 28) or (n, 3, 32, 32), uint8.
         labels: their classes (n,), int64.
         folder: where the file goes.
         share: of images and epochs.
         tell: told in words how far it is.
+
+    Raises:
+        InvalidInput: if there is a file, and it is for other images.
     """
+    form = form_of(tuple(images.shape[1:]))
     if has_part(UNDEFENDED, folder):
+        form.check_part(UNDEFENDED, folder)
         return
-    epochs = max(round(share * _EPOCHS), 1)
-    net = begun(small_network, 0)
+    epochs = form.epochs(_EPOCHS, share)
+    net = begun(partial(_network, form), 0)
     folder.mkdir(parents=True, exist_ok=True)
     train_part(
         net,
@@ -93,12 +106,12 @@ def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: flo
         plain_loss,
         recipe="plain",
         epochs=epochs,
+        augment=form.augment,
         checkpoint=folder / f"{UNDEFENDED}.partial",
         tell=lambda words: tell(f"{UNDEFENDED}: {words}"),
     )
-    save_part(
-        net, UNDEFENDED, folder, about={"recipe": f"cross-entropy, {epochs} epochs", "share": f"{share:g}"}
-    )
+    about = form.about(recipe=f"cross-entropy, {epochs} epochs", share=f"{share:g}")
+    save_part(net, UNDEFENDED, folder, about=about)
 
 
 def undefended_target(folder: Path | None, device: str) -> Target:
@@ -111,5 +124,10 @@ def undefended_target(folder: Path | None, device: str) -> Target:
     Returns:
         The target.
     """
-    net = load_part(small_network(), UNDEFENDED, folder)
-    return Target(net, num_classes=10, input_shape=_SHAPE, device=device, name=UNDEFENDED)
+    form = form_of_part(UNDEFENDED, folder)
+    net = load_part(_network(form), UNDEFENDED, folder)
+    return Target(net, num_classes=10, input_shape=form.input_shape, device=device, name=UNDEFENDED)
+
+
+def _network(form: Form) -> nn.Module:
+    return small_network(form.channels, width=form.width)

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from calipers.errors import UsageError
-from calipers.runs.catalog import DEFENSES, around_a_network, named_defense, no_such_defense
+from calipers.runs.catalog import (
+    DEFENSES,
+    GREY_SHAPE,
+    around_a_network,
+    images_of_parts,
+    named_defense,
+    no_such_defense,
+    with_colour_form,
+)
 from calipers.runs.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from calipers.runs.store import RunStore
 
 __all__ = [
+    "COLOUR_FIGURE_SIZES",
     "FIGURE_SIZES",
     "CaseRow",
     "LeftOut",
@@ -24,13 +33,16 @@ __all__ = [
     "case_rows",
     "defense_names",
     "figure_rows",
+    "images_shape",
     "is_complete",
-    "network_shape",
     "rows_left_out",
 ]
 
 FIGURE_SIZES = ("0.01", "0.02", "0.04", "0.06", "0.08", "0.1", "0.14", "0.2")
 """The sizes at which the lecture's figure is measured, linf, in input units."""
+
+COLOUR_FIGURE_SIZES = ("1/255", "2/255", "3/255", "4/255", "6/255", "8/255", "12/255", "16/255")
+"""The same for networks of colour images."""
 
 _CURVES = {
     "neither": ("undefended", ("undefended", "undefended")),
@@ -112,12 +124,15 @@ class LeftOut(NamedTuple):
     rows: int
 
 
-def defense_names(wanted: Sequence[str], *, network: str | None = None) -> tuple[str, ...]:
+def defense_names(
+    wanted: Sequence[str], *, network: str | None = None, weights: Path | None = None
+) -> tuple[str, ...]:
     """Check the names of defenses.
 
     Args:
         wanted: names; none for all.
         network: the reference of a network to put them around; then all are those that can be.
+        weights: the folder of trained parts; where its networks are for colour images, all are those with such a form.
 
     Returns:
         Names, in the order of the case study.
@@ -128,8 +143,13 @@ def defense_names(wanted: Sequence[str], *, network: str | None = None) -> tuple
     unknown = [name for name in wanted if name not in DEFENSES]
     if unknown:
         raise UsageError(no_such_defense(unknown[0]))
-    every = tuple(DEFENSES) if network is None or wanted else around_a_network()
-    return tuple(name for name in every if not wanted or name in wanted)
+    if wanted:
+        return tuple(name for name in DEFENSES if name in wanted)
+    if network is not None:
+        return around_a_network()
+    if weights is not None and images_of_parts(weights) != GREY_SHAPE:
+        return with_colour_form()
+    return tuple(DEFENSES)
 
 
 def case_rows(names: Sequence[str], question: Question) -> tuple[CaseRow, ...]:
@@ -150,18 +170,22 @@ def case_rows(names: Sequence[str], question: Question) -> tuple[CaseRow, ...]:
     return tuple(found)
 
 
-def network_shape(network: str) -> tuple[int, ...]:
-    """Say what images a network takes that defenses are put around; loads torch.
+def images_shape(question: Question) -> tuple[int, ...]:
+    """Say what images the networks take: the one that defenses are put around, or those of the trained parts.
+
+    Loads torch.
 
     Args:
-        network: its reference.
+        question: what is asked.
 
     Returns:
         Channels, height, width.
     """
     from calipers.sources.models import open_network
 
-    return open_network(network).input_shape
+    if question.network is not None:
+        return open_network(question.network).input_shape
+    return images_of_parts(question.weights)
 
 
 def rows_left_out(names: Sequence[str], question: Question) -> dict[str, LeftOut]:
@@ -195,9 +219,10 @@ def figure_rows(question: Question) -> tuple[CaseRow, ...]:
     """
     defense = named_defense("thermometer", weights=question.weights)
     known: dict[tuple[str, str], Row] = {(row.variant, row.role): row for row in reversed(defense.rows())}
+    sizes = FIGURE_SIZES if images_shape(question) == GREY_SHAPE else COLOUR_FIGURE_SIZES
     found = []
     for curve, (variant, attacked_as) in _CURVES.items():
-        for number, eps in enumerate(FIGURE_SIZES):
+        for number, eps in enumerate(sizes):
             row = replace(
                 known[attacked_as], variant=variant, eps=eps, unit="", family=curve, what=f"linf {eps}"
             )

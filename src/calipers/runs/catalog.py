@@ -19,15 +19,18 @@ __all__ = [
     "ATTACKS",
     "DEFENSES",
     "FUNCTIONS_NAMED",
+    "GREY_SHAPE",
     "METHODS",
     "NOISES",
     "around_a_network",
+    "images_of_parts",
     "list_datasets",
     "list_models",
     "load_model",
     "named_defense",
     "no_such_defense",
     "open_model",
+    "with_colour_form",
 ]
 
 METHODS = {
@@ -104,6 +107,9 @@ DEFENSES = {
 }
 """The nine defenses of ICLR 2018, in the order of the case study's table."""
 
+GREY_SHAPE = (1, 28, 28)
+"""Channels, height and width of the images that what ships is for."""
+
 NOISES = {"gaussian": "Gaussian", "laplace": "Laplace", "uniform": "Uniform"}
 """The noises by the names that users write."""
 
@@ -157,6 +163,28 @@ def around_a_network() -> tuple[str, ...]:
         Their names, in the order of the case study's table.
     """
     return tuple(name for name in DEFENSES if not _kind(name).own_network)
+
+
+def with_colour_form() -> tuple[str, ...]:
+    """List the defenses that train networks of their own on colour images of 32 x 32 too; loads torch.
+
+    Returns:
+        Their names, in the order of the case study's table.
+    """
+    return tuple(name for name in DEFENSES if _kind(name).colour_minutes is not None)
+
+
+def images_of_parts(weights: Path | None) -> tuple[int, ...]:
+    """Say what images the networks of a folder of trained parts are for; loads torch.
+
+    Args:
+        weights: the folder; None for what ships.
+
+    Returns:
+        Channels, height and width: those of what ships where nothing in the folder says another.
+    """
+    shapes = [named_defense(name, weights=weights).images() for name in with_colour_form()]
+    return next((shape for shape in shapes if shape != GREY_SHAPE), GREY_SHAPE)
 
 
 def _kind(name: str) -> type[Defense]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calipers.errors import InvalidInput, UsageError
 from calipers.runs.case_rows import defense_names
-from calipers.runs.catalog import named_defense
+from calipers.runs.catalog import GREY_SHAPE, named_defense, with_colour_form
 from calipers.runs.training import arrays_of
 from calipers.sources.datasets import load_dataset
 from calipers.sources.models import open_network
@@ -18,18 +18,39 @@ if TYPE_CHECKING:
 
 __all__ = ["expected_minutes", "train_around", "train_defenses"]
 
+_COLOUR = (3, 32, 32)
 
-def expected_minutes(wanted: Sequence[str]) -> dict[str, float]:
+
+def expected_minutes(wanted: Sequence[str], *, data: str) -> dict[str, float]:
     """Say how long trainings take on two cores.
 
     Args:
-        wanted: names of defenses; none for all.
+        wanted: names of defenses; none for all that can be trained on such images.
+        data: the reference of the training images.
 
     Returns:
         Minutes by name, of those that have something to train.
+
+    Raises:
+        UsageError: if no data are named, or one that is wanted has no form for such images.
     """
-    minutes = {name: type(named_defense(name)).minutes for name in defense_names(wanted)}
-    return {name: value for name, value in minutes.items() if value or name in wanted}
+    if not data:
+        raise UsageError(
+            "--data is not given: name Fashion-MNIST's training images, 'idx:FOLDER?split=train', or CIFAR-10's, "
+            "'folder:FOLDER'"
+        )
+    if load_dataset(data).shape != _COLOUR:
+        minutes = {name: type(named_defense(name)).minutes for name in defense_names(wanted)}
+        return {name: value for name, value in minutes.items() if value or name in wanted}
+    known = with_colour_form()
+    names = defense_names(wanted) if wanted else known
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"{name} has no network of its own for images of {_written(_COLOUR)}: {', '.join(known)} have; give "
+                "--network to put it around one"
+            )
+    return {name: type(named_defense(name)).colour_minutes or 0.0 for name in names}
 
 
 def train_around(
@@ -86,9 +107,11 @@ def train_defenses(
 ) -> tuple[Path, ...]:
     """Train the parts of defenses; a part whose file is there is left alone.
 
+    Images that lie sorted by class, as those of folders do, are put in an order without classes, the same every time.
+
     Args:
         names: of the defenses.
-        data: the reference of Fashion-MNIST's training images.
+        data: the reference of Fashion-MNIST's training images, or of CIFAR-10's for those that have such a form.
         folder: where the files go.
         share: the part of images and epochs, above 0 and at most 1.
         tell: told in words how far it is.
@@ -97,15 +120,16 @@ def train_defenses(
         The files of the folder.
 
     Raises:
-        UsageError: if no data are named, or the share is no share.
-        InvalidInput: if the images are no 28 x 28 bytes with classes.
+        UsageError: if the share is no share.
+        InvalidInput: if the images are no bytes of a shape that the defenses have networks for.
     """
-    if not data:
-        raise UsageError(
-            "--data is not given: name Fashion-MNIST's training images, 'idx:FOLDER?split=train'"
-        )
+    import torch
+
     images, labels, _ = arrays_of(load_dataset(data))
-    _check(images, (1, 28, 28), share, data)
+    _check(images, _COLOUR if tuple(images.shape[1:]) == _COLOUR else GREY_SHAPE, share, data)
+    if bool((labels.diff() >= 0).all()):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        images, labels = images[order], labels[order]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         tell(f"{name}:")
@@ -121,5 +145,9 @@ def _check(images: Tensor, shape: tuple[int, ...], share: float, data: str) -> N
     if tuple(images.shape[1:]) != shape or images.dtype != torch.uint8:
         raise InvalidInput(
             f"{data} has images of shape {tuple(images.shape[1:])} and type {images.dtype}: the defenses are for "
-            f"8-bit images of {'x'.join(str(side) for side in shape)}"
+            f"8-bit images of {_written(shape)}"
         )
+
+
+def _written(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -20,7 +20,7 @@ from calipers.training.fields import check_fields
 from calipers.training.loop import Learner, TrainedModel, TrainingProgress, Verdict, cosine_rate, fit
 from calipers.training.normalization import Normalization
 
-__all__ = ["AdversarialTraining", "train"]
+__all__ = ["AdversarialTraining", "ascend", "train"]
 
 
 @final
@@ -157,6 +157,44 @@ def train(
     )
 
 
+def ascend(
+    scores: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    noise: torch.Generator,
+    *,
+    eps: float,
+    norm: Norm = Norm.LINF,
+    steps: int = 7,
+    step_size: float | None = None,
+) -> Tensor:
+    """Ascend the cross-entropy from a random point of the ball around each image.
+
+    Args:
+        scores: from images to logits.
+        images: of shape (batch, channels, height, width), in [0, 1].
+        labels: their classes, of shape (batch,).
+        noise: where the random points come from.
+        eps: size of the ball, in units of [0, 1].
+        norm: its norm.
+        steps: ascents.
+        step_size: size of an ascent as a share of eps; 2.5 / steps if None.
+
+    Returns:
+        The end of each ascent, inside the ball and the box, of the shape of the images.
+    """
+    radius = torch.full((len(images),), eps, device=images.device)
+    length = eps * (2.5 / steps if step_size is None else step_size)
+    point = (images + sample(tuple(images.shape), radius, norm, noise)).clamp(0, 1)
+    for _ in range(steps):
+        leaf = point.detach().requires_grad_(True)
+        loss = functional.cross_entropy(scores(leaf), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        delta = leaf.detach() + length * steepest(gradient, norm) - images
+        point = (images + project(delta, radius, norm)).clamp(0, 1)
+    return point
+
+
 @final
 class _Trainer(Learner):
     """Network and optimizer of one training."""
@@ -196,17 +234,17 @@ class _Trainer(Learner):
 
     def _ascend(self, images: Tensor, labels: Tensor, noise: torch.Generator) -> Tensor:
         """Return the end of the ascent from each image, inside the ball and the box."""
-        recipe, norm = self.recipe, Norm(self.recipe.norm)
-        radius = torch.full((len(images),), recipe.eps, device=self.device)
-        step_size = recipe.eps * (2.5 / recipe.steps if recipe.step_size is None else recipe.step_size)
-        point = (images + sample(tuple(images.shape), radius, norm, noise)).clamp(0, 1)
-        for _ in range(recipe.steps):
-            leaf = point.detach().requires_grad_(True)
-            loss = functional.cross_entropy(self._scores(leaf), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            delta = leaf.detach() + step_size * steepest(gradient, norm) - images
-            point = (images + project(delta, radius, norm)).clamp(0, 1)
-        return point
+        recipe = self.recipe
+        return ascend(
+            self._scores,
+            images,
+            labels,
+            noise,
+            eps=recipe.eps,
+            norm=Norm(recipe.norm),
+            steps=recipe.steps,
+            step_size=recipe.step_size,
+        )
 
     def _scores(self, x: Tensor) -> Tensor:
         half = self.recipe.precision == "bf16"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from calipers.errors import UsageError
 from calipers.sources.architectures import build, input_shape
+from calipers.target.allocator import keep_freed_memory
 from calipers.training.batches import Augment, Batch, TrainingData, check_images
 from calipers.training.checkpoints import data_digest, read_checkpoint, write_checkpoint
 from calipers.training.normalization import Normalization, measure_normalization
@@ -247,6 +248,7 @@ def fit(
         The weights after the last epoch that was run.
     """
     check_images(recipe.arch, images, labels, num_classes=num_classes)
+    keep_freed_memory()
     normalization = measure_normalization(images, mean=mean, std=std)
     place = torch.device(device)
     data = TrainingData(

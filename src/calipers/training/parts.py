@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from calipers.errors import UsageError
-from calipers.training.batches import TrainingData
+from calipers.target.allocator import keep_freed_memory
+from calipers.training.batches import Augment, TrainingData
 from calipers.training.checkpoints import data_digest, read_checkpoint, write_checkpoint
 from calipers.training.loop import cosine_rate
 
@@ -30,6 +31,7 @@ def train_part(
     recipe: str,
     epochs: int,
     batch_size: int = 128,
+    augment: Augment = "none",
     learning_rate: float = 2e-3,
     weight_decay: float = 1e-2,
     warmup_epochs: float = 0.5,
@@ -47,6 +49,7 @@ def train_part(
         recipe: all that decides the weights beside the arguments here; a checkpoint of another recipe is refused.
         epochs: passes over the images.
         batch_size: images a step.
+        augment: what is done to each image.
         learning_rate: its largest value; it falls to zero by half a cosine.
         weight_decay: of every parameter.
         warmup_epochs: epochs of a linear rise before that.
@@ -60,11 +63,12 @@ def train_part(
     Raises:
         UsageError: if the loss is no finite number.
     """
+    keep_freed_memory()
     device = next(net.parameters()).device
-    data = TrainingData(images, labels, batch_size=batch_size, augment="none", device=device)
+    data = TrainingData(images, labels, batch_size=batch_size, augment=augment, device=device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
     key = {
-        "recipe": f"{recipe} {epochs} {batch_size} {learning_rate} {weight_decay} {warmup_epochs} {seed}",
+        "recipe": f"{recipe} {augment} {epochs} {batch_size} {learning_rate} {weight_decay} {warmup_epochs} {seed}",
         "data": data_digest(images, labels) if checkpoint is not None else "",
     }
     done = 0

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from calipers.attacks.combine import worst_of
 from calipers.attacks.pgd import PGD
 from calipers.attacks.transfer import Transfer
+from calipers.defenses.adversarial_training import (
+    AdversarialTraining,
+    adversarially_trained,
+    train_adversarially,
+)
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
+from calipers.defenses.form import GREY, Form, form_of, form_of_part
 from calipers.defenses.parts import has_part, load_part, save_part, small_network
 from calipers.defenses.thermometer.encoding import (
     LEVELS,
@@ -28,47 +34,62 @@ from calipers.defenses.thermometer.encoding import (
 from calipers.defenses.thermometer.logit_space import LogitSpacePGA, ascend, code_of, reachable
 from calipers.defenses.undefended import begun, plain_loss, portion, train_undefended, undefended_target
 from calipers.gradients.bpda import BPDA
-from calipers.sources.models import load_model
 from calipers.target import Target
 from calipers.training.parts import BatchLoss, train_part
 
-__all__ = ["EPS", "Thermometer", "adversarial_loss", "encoded_network"]
-
-EPS: Final = 0.1
-"""The size that adversarial training is for, in input units."""
+__all__ = ["LogitSpaceLoss", "Thermometer", "encoded_network"]
 
 _ALONE, _BOTH = "encoding alone", "with adversarial training"
+_PART, _BOTH_PART = "thermometer", "thermometer-adversarial"
 _MADRY = "bundled:fashion-cnn28-adversarial"
-_SHAPE = (1, 28, 28)
-_STEPS = 3
+_STEPS: Final = 3
+_EPOCHS, _COLOUR_EPOCHS = (8, 3), (6, 2)
 
 
-def encoded_network() -> nn.Sequential:
+def encoded_network(form: Form = GREY) -> nn.Sequential:
     """Build the encoder and the network behind it.
+
+    Args:
+        form: what images they are for.
 
     Returns:
         A network with the parts ``encoder`` and ``classifier``.
     """
-    return nn.Sequential(OrderedDict(encoder=ThermometerEncoder(LEVELS), classifier=small_network(LEVELS)))
+    encoder = ThermometerEncoder(LEVELS, channels=form.channels)
+    behind = small_network(LEVELS * form.channels, width=form.width)
+    return nn.Sequential(OrderedDict(encoder=encoder, classifier=behind))
 
 
-def adversarial_loss(net: nn.Module, images: Tensor, labels: Tensor, noise: torch.Generator) -> Tensor:
-    """Compute the cross-entropy where three steps of LS-PGA end, with products in bfloat16.
+@final
+@dataclass(frozen=True)
+class LogitSpaceLoss:
+    """The cross-entropy where steps of LS-PGA end, with products in bfloat16.
 
     Args:
-        net: the encoder and the network.
-        images: a batch (rows, 1, 28, 28), in [0, 1].
-        labels: their classes (rows,).
-        noise: where LS-PGA begins.
-
-    Returns:
-        The mean over the rows, in nats, a scalar.
+        eps: size of the linf ball, in input units.
+        steps: of LS-PGA.
     """
-    net.requires_grad_(False)
-    with torch.autocast(images.device.type, torch.bfloat16):
-        logits = ascend(net, images, labels, EPS, noise, steps=_STEPS)
-    net.requires_grad_(True)
-    return plain_loss(net, code_of(logits, reachable(images, EPS)), labels, noise)
+
+    eps: float
+    steps: int = _STEPS
+
+    def __call__(self, net: nn.Module, images: Tensor, labels: Tensor, noise: torch.Generator) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            net: the encoder and the network.
+            images: a batch (rows, channels, height, width), in [0, 1].
+            labels: their classes (rows,).
+            noise: where LS-PGA begins.
+
+        Returns:
+            The mean over the rows, in nats, a scalar.
+        """
+        net.requires_grad_(False)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits = ascend(net, images, labels, self.eps, noise, steps=self.steps)
+        net.requires_grad_(True)
+        return plain_loss(net, code_of(logits, reachable(images, self.eps)), labels, noise)
 
 
 @final
@@ -92,7 +113,8 @@ class Thermometer(Defense):
     what adversarial training gives, and less than it gives without the encoding.
 
     The paper's own sizes are 8/255 on CIFAR-10, seven steps of LS-PGA and a wide residual network. Here the size is .1
-    on Fashion-MNIST, the network has 95 000 weights, and it is trained with three steps.
+    on Fashion-MNIST, the network has 95 000 weights, and it is trained with three steps. On CIFAR-10 the size is the
+    paper's, and the network has 384 000 weights.
     """
 
     name: ClassVar[str] = "thermometer"
@@ -118,7 +140,12 @@ class Thermometer(Defense):
     recipe: ClassVar[str] = 'PGD(BPDA({"encoder": next_bucket}), steps=40, step_size=0.25, loss="margin")'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered",)
     minutes: ClassVar[float] = 7.0
+    colour_minutes: ClassVar[float | None] = 15.0
     own_network: ClassVar[str] = "its network is trained on encoded images"
+
+    def images(self) -> tuple[int, ...]:
+        """Say what images its networks are for; see :meth:`Defense.images`."""
+        return form_of_part(_PART, self.weights).input_shape
 
     def targets(self) -> Mapping[str, Callable[[str], Target]]:
         """List the classifiers: encoding and adversarial training, each alone, both, and neither.
@@ -127,36 +154,39 @@ class Thermometer(Defense):
             ``""``, ``adversarial`` (both), ``undefended`` (neither) and ``undefended-adversarial``.
         """
         return {
-            "": partial(self._encoded, "thermometer"),
-            "adversarial": partial(self._encoded, "thermometer-adversarial"),
+            "": partial(self._encoded, _PART),
+            "adversarial": partial(self._encoded, _BOTH_PART),
             "undefended": partial(undefended_target, self.weights),
-            "undefended-adversarial": lambda device: load_model(_MADRY, device=device),
+            "undefended-adversarial": self._adversarially_trained,
         }
 
     def rows(self) -> tuple[Row, ...]:
-        """List what is measured, at linf .1.
+        """List what is measured, at the size that adversarial training was for.
 
         Returns:
             The rows of the encoding alone, and of the encoding with adversarial training.
         """
+        form = form_of_part(_PART, self.weights)
+        eps = form.sizes.linf
+        madry = _MADRY if form == GREY else AdversarialTraining(self.weights).reference()
         plain, adaptive = PGD(steps=40, step_size=0.25, loss="margin"), _through(next_bucket)
         return (
-            Row("undefended", "PGD-40 on the margin", plain, "linf", "0.1", "undefended", family=_ALONE),
+            Row("undefended", "PGD-40 on the margin", plain, "linf", eps, "undefended", family=_ALONE),
             Row(
                 "naive",
                 "LS-PGA, 7 steps of 0.01 along the sign",
                 LogitSpacePGA(),
                 "linf",
-                "0.1",
+                eps,
                 family=_ALONE,
             ),
-            Row("matched", "PGD-40 on the margin, autograd: gradient 0", plain, "linf", "0.1", family=_ALONE),
+            Row("matched", "PGD-40 on the margin, autograd: gradient 0", plain, "linf", eps, family=_ALONE),
             Row(
                 "adaptive",
                 "PGD-40 on the margin, BPDA: ramp in the next bucket",
                 adaptive,
                 "linf",
-                "0.1",
+                eps,
                 family=_ALONE,
             ),
             *(
@@ -165,7 +195,7 @@ class Thermometer(Defense):
                     f"PGD-40 on the margin, BPDA: {what}",
                     _through(chosen),
                     "linf",
-                    "0.1",
+                    eps,
                     family=_ALONE,
                 )
                 for what, chosen in (
@@ -175,7 +205,7 @@ class Thermometer(Defense):
                 )
             ),
             *(
-                Row("ablation", f"LS-PGA, {what}", chosen, "linf", "0.1", family=_ALONE)
+                Row("ablation", f"LS-PGA, {what}", chosen, "linf", eps, family=_ALONE)
                 for what, chosen in (
                     ("7 steps of 0.01 along the gradient (the released code)", LogitSpacePGA(sign=False)),
                     ("7 steps of 1 along the sign", LogitSpacePGA(step_size=1.0)),
@@ -184,9 +214,9 @@ class Thermometer(Defense):
             Row(
                 "ablation",
                 "examples of an adversarially trained network",
-                Transfer(_MADRY),
+                Transfer(madry),
                 "linf",
-                "0.1",
+                eps,
                 family=_ALONE,
             ),
             Row(
@@ -194,7 +224,7 @@ class Thermometer(Defense):
                 "adversarial training alone: PGD-40 on the margin",
                 plain,
                 "linf",
-                "0.1",
+                eps,
                 "undefended-adversarial",
                 family=_BOTH,
             ),
@@ -203,7 +233,7 @@ class Thermometer(Defense):
                 "LS-PGA, 7 steps of 0.01 along the sign",
                 LogitSpacePGA(),
                 "linf",
-                "0.1",
+                eps,
                 "adversarial",
                 family=_BOTH,
             ),
@@ -212,7 +242,7 @@ class Thermometer(Defense):
                 "PGD-40 on the margin, autograd: gradient 0",
                 plain,
                 "linf",
-                "0.1",
+                eps,
                 "adversarial",
                 family=_BOTH,
             ),
@@ -221,7 +251,7 @@ class Thermometer(Defense):
                 "PGD-40 on the margin, BPDA: ramp in the next bucket; then LS-PGA, 40 steps of 0.5",
                 worst_of(adaptive, LogitSpacePGA(steps=40, step_size=0.5, anneal=1.05)),
                 "linf",
-                "0.1",
+                eps,
                 "adversarial",
                 family=_BOTH,
             ),
@@ -230,7 +260,7 @@ class Thermometer(Defense):
                 "PGD-40 on the margin, BPDA: ramp in the next bucket",
                 adaptive,
                 "linf",
-                "0.1",
+                eps,
                 "adversarial",
                 family=_BOTH,
             ),
@@ -239,16 +269,16 @@ class Thermometer(Defense):
                 "LS-PGA, 7 steps of 1 along the sign",
                 LogitSpacePGA(step_size=1.0),
                 "linf",
-                "0.1",
+                eps,
                 "adversarial",
                 family=_BOTH,
             ),
             Row(
                 "ablation",
                 "examples of an adversarially trained network",
-                Transfer(_MADRY),
+                Transfer(madry),
                 "linf",
-                "0.1",
+                eps,
                 "adversarial",
                 family=_BOTH,
             ),
@@ -256,32 +286,47 @@ class Thermometer(Defense):
 
     def train(self, images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
         """Train the network without the encoding, with it, and with it adversarially; see :meth:`Defense.train`."""
+        form = form_of(tuple(images.shape[1:]))
         train_undefended(images, labels, folder, share=share, tell=tell)
+        if form != GREY:
+            train_adversarially(images, labels, folder, share=share, tell=tell)
+        ball, (plain, adversarial) = form.sizes.linf, _EPOCHS if form == GREY else _COLOUR_EPOCHS
         losses: tuple[tuple[str, BatchLoss, str, int], ...] = (
-            ("thermometer", plain_loss, "cross-entropy", 8),
-            ("thermometer-adversarial", adversarial_loss, f"LS-PGA, {_STEPS} steps of 0.01, linf {EPS:g}", 3),
+            (_PART, plain_loss, "cross-entropy", plain),
+            (
+                _BOTH_PART,
+                LogitSpaceLoss(form.eps),
+                f"LS-PGA, {_STEPS} steps of 0.01, linf {ball}",
+                adversarial,
+            ),
         )
         for name, loss, recipe, whole in losses:
-            epochs = max(round(share * whole), 1)
+            epochs = form.epochs(whole, share)
             if has_part(name, folder):
+                form.check_part(name, folder)
                 continue
-            net = begun(encoded_network, 0)
+            net = begun(partial(encoded_network, form), 0)
             train_part(
                 net,
                 *portion(images, labels, share),
                 loss,
                 recipe=recipe,
                 epochs=epochs,
+                augment=form.augment,
                 checkpoint=folder / f"{name}.partial",
                 tell=lambda words, name=name: tell(f"{name}: {words}"),  # type: ignore[misc]
             )
-            save_part(
-                net, name, folder, about={"recipe": f"{recipe}, {epochs} epochs", "share": f"{share:g}"}
-            )
+            about = form.about(recipe=f"{recipe}, {epochs} epochs", share=f"{share:g}")
+            save_part(net, name, folder, about=about)
 
     def _encoded(self, name: str, device: str) -> Target:
-        net = load_part(encoded_network(), name, self.weights)
-        return Target(net, num_classes=10, input_shape=_SHAPE, device=device, name=name)
+        form = form_of_part(name, self.weights)
+        net = load_part(encoded_network(form), name, self.weights)
+        return Target(net, num_classes=10, input_shape=form.input_shape, device=device, name=name)
+
+    def _adversarially_trained(self, device: str) -> Target:
+        grey = form_of_part(_PART, self.weights) == GREY
+        return adversarially_trained(None if grey else self.weights, device)
 
 
 def _through(ramp: Callable[..., Tensor]) -> PGD:
