@@ -143,6 +143,7 @@ def test_rows_are_stored_and_rebuilt() -> None:
     for row in Randomization().rows():
         assert build_attack(repr(row.attack)) == row.attack
     text = EOT(29, over=PATTERNS).describe()
+    assert "over=calipers.defenses.randomization:PATTERNS" in text, "the name that stored runs hold"
     assert parse_gradient(text) == EOT(29, over=PATTERNS)
     assert load_model("iclr2018:randomization").stochastic
 

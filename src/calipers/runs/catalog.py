@@ -51,7 +51,7 @@ METHODS = {
     "AdditiveNoise": "calipers.gradients.transformations",
     "Drawn": "calipers.gradients.transformations",
     "Finite": "calipers.gradients.transformations",
-    "ResizeAndPad": "calipers.defenses.randomization",
+    "ResizeAndPad": "calipers.defenses.randomization.patterns",
     "Reparameterization": "calipers.gradients.reparameterization",
     "TanhBox": "calipers.gradients.reparameterization",
     "PGD": "calipers.attacks.pgd",
