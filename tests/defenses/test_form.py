@@ -160,9 +160,9 @@ def test_stored_colour_images_stand_for_half_of_the_adversarial_ones() -> None:
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=2e-2)
 
 
-def folder_of(here: Path, shape: tuple[int, int, int], count: int) -> str:
-    for label in range(2):
-        place = here / f"class{label}"
+def folder_of(here: Path, shape: tuple[int, int, int], count: int, *, classes: int = 2) -> str:
+    for label in range(classes):
+        place = here / f"class{label:02}"
         place.mkdir()
         for number in range(count):
             level = 20 * number + label
@@ -192,6 +192,12 @@ def test_images_sorted_by_class_are_mixed_and_keep_their_labels(
         20 * n + label for n in range(10) for label in (0, 1)
     )
     assert torch.equal(again[0], images)
+
+
+def test_more_classes_than_the_networks_have_are_refused(tmp_path: Path) -> None:
+    data = folder_of(tmp_path, (32, 32, 3), 1, classes=11)
+    with pytest.raises(InvalidInput, match="has 11 classes: the defenses' own networks are for 10"):
+        train_defenses(("cascade",), data=data, folder=tmp_path, share=1.0, tell=lambda words: None)
 
 
 def test_the_images_say_what_can_be_trained_of_them(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["expected_minutes", "train_around", "train_defenses"]
 
 _COLOUR = (3, 32, 32)
+_CLASSES = 10
 
 
 def expected_minutes(wanted: Sequence[str], *, data: str) -> dict[str, float]:
@@ -121,11 +122,13 @@ def train_defenses(
 
     Raises:
         UsageError: if the share is no share.
-        InvalidInput: if the images are no bytes of a shape that the defenses have networks for.
+        InvalidInput: if the images are no bytes of a shape that the defenses have networks for, or of more classes.
     """
     import torch
 
-    images, labels, _ = arrays_of(load_dataset(data))
+    images, labels, classes = arrays_of(load_dataset(data))
+    if classes > _CLASSES:
+        raise InvalidInput(f"{data} has {classes} classes: the defenses' own networks are for {_CLASSES}")
     _check(images, _COLOUR if tuple(images.shape[1:]) == _COLOUR else GREY_SHAPE, share, data)
     if bool((labels.diff() >= 0).all()):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
