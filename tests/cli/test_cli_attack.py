@@ -285,3 +285,27 @@ def test_a_search_that_failed_has_no_distance_in_the_table(calipers: Call, here:
     assert calipers(*asked, "--run", "a.sqlite").code == 0
     rows = [line.split() for line in calipers("show", "a.sqlite", "--inputs").out.splitlines()[-2:]]
     assert [row[3:5] for row in rows] == [["stands", "-"], ["stands", "-"]]
+
+
+def test_a_list_of_runs_tells_attacks_apart_and_counts_the_inputs_of_a_bracket(
+    calipers: Call, here: Path
+) -> None:
+    asked = (DATA, "--norm", "linf", "--limit", "2", "--attack", "fgsm")
+    assert calipers("attack", PLAIN, *asked, "--eps", "0.02", "--run", "runs/a.sqlite").code == 0
+    assert calipers("attack", PLAIN, *asked, "--eps", "0.03", "--run", "runs/b.sqlite").code == 0
+    network = "bundled:fashion-lipschitz"
+    assert (
+        calipers(
+            "bracket", network, DATA, "--limit", "2", "--attack", "ddn(steps=2)", "--run", "runs/c.sqlite"
+        ).code
+        == 0
+    )
+    lines = calipers("runs").out.splitlines()
+    assert "FGSM linf 0.02" in lines[1] and " 2/2 " in lines[1]
+    assert "FGSM linf 0.03" in lines[2]
+    assert "LipschitzCertifier l2" in lines[3] and " 2/2 " in lines[3]
+    late = calipers(
+        *("bracket", network, DATA, "--limit", "3", "--attack", "ddn(steps=2)", "--run", "runs/d.sqlite"),
+        *("--time", "0.001"),
+    )
+    assert late.code == 0 and " 0/3 " in calipers("runs").out.splitlines()[4]

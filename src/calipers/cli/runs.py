@@ -62,6 +62,7 @@ def _row(path: Path) -> dict[str, Any]:
             "noise": spec.noise,
             "method": spec.method,
             "norm": spec.norm,
+            "eps": spec.eps,
             "done": len(store.done()),
             "total": totals[-1] if totals else None,
             "modified": path.stat().st_mtime,
@@ -73,17 +74,35 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
     return Table(
         "",
-        ("run", "verb", "model", "data", "noise", "inputs", "last written"),
+        ("run", "verb", "model", "data", "noise, or method", "inputs", "last written"),
         tuple(
             (
                 row["run"],
                 row["kind"],
                 row["model"],
                 row["data"],
-                row["noise"],
-                str(row["done"]) if row["total"] is None else f"{row['done']}/{row['total']}",
+                _asked(row),
+                _inputs(row),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(row["modified"])),
             )
             for row in rows
         ),
     ).text()
+
+
+def _asked(row: dict[str, Any]) -> str:
+    # What tells runs of one model and data apart: the noise, or the method with its norm and size
+    if row["noise"]:
+        return str(row["noise"])
+    words = (row["method"].partition("(")[0], row["norm"], row["eps"])
+    return " ".join(word for word in words if word)
+
+
+def _inputs(row: dict[str, Any]) -> str:
+    # A bracket has two records an input, the certificates first: an input is done when it has both
+    done, total = row["done"], row["total"]
+    if total is None:
+        return str(done)
+    if row["kind"] == "bracket":
+        done, total = max(done - total // 2, 0), total // 2
+    return f"{done}/{total}"

@@ -286,7 +286,9 @@ def measure_plan(
     finally:
         torch.set_num_threads(before)
     lanes = count if device == "cpu" and target.access is Access.GRADIENTS and not target.stochastic else 1
-    note = f"{best:,.0f} forwards a second" + (f" and lane, {lanes} lanes; " if device == "cpu" else "; ")
+    note = f"{best:,.0f} forwards a second" + (
+        f" and lane, {lanes} lane{'' if lanes == 1 else 's'}; " if device == "cpu" else "; "
+    )
     note += "; ".join(said)
     if on_note is not None:
         on_note(note)
