@@ -45,7 +45,9 @@ def nearest_defense(
         return found
     made = variants()
     several = [each for names in made.values() for each in names]
-    single = {  # a name that many have, such as undefended, says nothing
+    if [_letters(each) for each in several].count(written) > 1:
+        return ""  # a name that many have, such as undefended, says nothing
+    single = {
         f"{defense}/{each}": each
         for defense, names in made.items()
         for each in names
