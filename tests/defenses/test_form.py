@@ -1,6 +1,7 @@
 """The forms of defenses that train networks of their own: what is trained of colour images is measured as such."""
 
 from pathlib import Path
+from shutil import copyfile, copytree
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ from calipers.defenses.undefended import plain_loss, train_undefended
 from calipers.errors import InvalidInput, UsageError
 from calipers.gradients.bpda import BPDA
 from calipers.runs import defense_training
-from calipers.runs.case_rows import COLOUR_FIGURE_SIZES, Question, case_rows, defense_names, figure_rows
+from calipers.runs.case_rows import (
+    COLOUR_FIGURE_SIZES,
+    CaseRow,
+    Question,
+    case_rows,
+    defense_names,
+    figure_rows,
+)
 from calipers.runs.catalog import images_of_parts, load_model
 from calipers.runs.defense_training import expected_minutes, train_defenses
 from calipers.runs.descriptions import build_attack
@@ -88,6 +96,28 @@ def test_no_row_of_colour_reaches_for_a_network_of_grey_images(parts: Path) -> N
     loaded = load_model(sources.pop())
     assert loaded.fingerprint == AdversarialTraining(parts).target().fingerprint
     assert loaded.fingerprint == Thermometer(parts).target("undefended-adversarial").fingerprint
+
+
+def test_examples_of_a_network_that_was_trained_again_are_asked_for_anew(parts: Path, tmp_path: Path) -> None:
+    """A stored run of the earlier network's examples would be shown for the later one's."""
+    folder = tmp_path / "parts"
+    copytree(parts, folder)
+    question = Question("folder:images", Path("runs"), folder, limit=2)
+
+    def transferred() -> list[CaseRow]:
+        return [row for row in case_rows(["thermometer"], question) if row.what.startswith("examples of")]
+
+    before = transferred()
+    assert transferred() == before
+    copyfile(folder / "undefended.safetensors", folder / "adversarial-training.safetensors")
+    after = transferred()
+    assert len(before) == len(after) == 2
+    assert not {row.path for row in before} & {row.path for row in after}
+    found = build_attack(after[0].spec.method)
+    assert isinstance(found, Transfer)
+    assert found.fingerprint == Thermometer(folder).target("undefended").fingerprint
+    (folder / "adversarial-training.safetensors").unlink()
+    assert len(transferred()) == 2
 
 
 def test_colour_channels_are_encoded_one_after_another_and_the_ramp_passes_them(parts: Path) -> None:

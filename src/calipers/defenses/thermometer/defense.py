@@ -33,6 +33,7 @@ from calipers.defenses.thermometer.encoding import (
 )
 from calipers.defenses.thermometer.logit_space import LogitSpacePGA, ascend, code_of, reachable
 from calipers.defenses.undefended import begun, plain_loss, portion, train_undefended, undefended_target
+from calipers.errors import MissingFile
 from calipers.gradients.bpda import BPDA
 from calipers.target import Target
 from calipers.training.parts import BatchLoss, train_part
@@ -168,7 +169,7 @@ class Thermometer(Defense):
         """
         form = form_of_part(_PART, self.weights)
         eps = form.sizes.linf
-        madry = _MADRY if form == GREY else AdversarialTraining(self.weights).reference()
+        carried = self._carried_over(form)
         plain, adaptive = PGD(steps=40, step_size=0.25, loss="margin"), _through(next_bucket)
         return (
             Row("undefended", "PGD-40 on the margin", plain, "linf", eps, "undefended", family=_ALONE),
@@ -214,7 +215,7 @@ class Thermometer(Defense):
             Row(
                 "ablation",
                 "examples of an adversarially trained network",
-                Transfer(madry),
+                carried,
                 "linf",
                 eps,
                 family=_ALONE,
@@ -276,7 +277,7 @@ class Thermometer(Defense):
             Row(
                 "ablation",
                 "examples of an adversarially trained network",
-                Transfer(madry),
+                carried,
                 "linf",
                 eps,
                 "adversarial",
@@ -318,6 +319,17 @@ class Thermometer(Defense):
             )
             about = form.about(recipe=f"{recipe}, {epochs} epochs", share=f"{share:g}")
             save_part(net, name, folder, about=about)
+
+    def _carried_over(self, form: Form) -> Transfer:
+        """Search on the adversarially trained network: the one that ships, or the one that is in the folder now."""
+        if form == GREY:
+            return Transfer(_MADRY)
+        there = AdversarialTraining(self.weights)
+        try:
+            fingerprint = there.target().fingerprint
+        except MissingFile:  # whoever measures is told
+            fingerprint = ""
+        return Transfer(there.reference(), fingerprint=fingerprint)
 
     def _encoded(self, name: str, device: str) -> Target:
         form = form_of_part(name, self.weights)
