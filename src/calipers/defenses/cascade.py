@@ -188,7 +188,8 @@ def stored_images(
     noise = torch.Generator().manual_seed(_FIRST_DRAW)
     eps = (255 * sizes(len(images), most, noise, device=images.device)).round().long()
     net.requires_grad_(False)
-    with torch.autocast(images.device.type, torch.bfloat16):
+    # what is cast is not kept: each step's point would be, to the end
+    with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
         found = [
             iterated(net, images[rows], labels[rows], eps[rows])
             for rows in torch.arange(len(images)).split(_AT_ONCE)  # type: ignore[no-untyped-call]
