@@ -51,10 +51,12 @@ def test_every_bundled_data_set_is_listed_and_opens() -> None:
         assert len(row.summary) > 10
 
 
-def test_every_scheme_is_listed() -> None:
+def test_every_scheme_is_listed_with_its_options() -> None:
     for rows, schemes in ((list_models(), MODEL_SCHEMES), (list_datasets(), DATA_SCHEMES)):
-        told = [row.reference for row in rows]
-        assert all(scheme.name == "bundled" or scheme.form in told for scheme in schemes)
+        told = {row.reference: row.summary for row in rows}
+        for scheme in schemes:
+            if scheme.name != "bundled":
+                assert told[scheme.form].endswith(f"; options: {', '.join(scheme.options)}")
 
 
 def test_a_bundled_name_that_is_not_there_lists_those_that_are() -> None:

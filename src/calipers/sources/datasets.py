@@ -69,7 +69,7 @@ def list_datasets() -> tuple[Listing, ...]:
     """
     shipped = tuple(Listing(f"bundled:{name}", summary, True) for name, summary in shipped_data().items())
     forms = tuple(
-        Listing(scheme.form, scheme.summary, False) for scheme in DATA_SCHEMES if scheme.name != "bundled"
+        Listing(scheme.form, scheme.describe(), False) for scheme in DATA_SCHEMES if scheme.name != "bundled"
     )
     return shipped + forms
 

@@ -165,7 +165,7 @@ def list_models() -> tuple[Listing, ...]:
     """
     shipped = tuple(Listing(f"bundled:{name}", summary, True) for name, summary in shipped_models().items())
     forms = tuple(
-        Listing(scheme.form, scheme.summary, False) for scheme in MODEL_SCHEMES if scheme.name != "bundled"
+        Listing(scheme.form, scheme.describe(), False) for scheme in MODEL_SCHEMES if scheme.name != "bundled"
     )
     return shipped + forms
 

@@ -31,6 +31,14 @@ class Scheme:
     options: tuple[str, ...] = ()
     last: str = ""
 
+    def describe(self) -> str:
+        """Give the line for a list: the summary, and the options that may follow a question mark.
+
+        Returns:
+            One line.
+        """
+        return self.summary + (f"; options: {', '.join(self.options)}" if self.options else "")
+
 
 @final
 @dataclass(frozen=True)
@@ -53,8 +61,9 @@ MODEL_SCHEMES: Final = (
     Scheme(
         "iclr2018",
         "iclr2018:NAME",
-        "a defense of ICLR 2018, or iclr2018:NAME/VARIANT, with the weights that ship or those of a folder; "
-        "?network=MODEL, the last option, puts it around a network of yours",
+        "a defense of ICLR 2018 such as lid or pixel-defend (a wrong name lists all), or a variant of one such as "
+        "input-transformations/jpeg, with the weights that ship or those of a folder; ?network=MODEL, the last option, "
+        "puts it around a network of yours",
         ("weights", "network"),
         last="network",
     ),
