@@ -145,6 +145,17 @@ def test_a_folder_of_one_form_is_not_mixed_with_the_other(parts: Path) -> None:
             train(grey, torch.zeros(256).long(), parts, share=0.01, tell=lambda words: None)
 
 
+@pytest.mark.parametrize("kind", [Thermometer, AdversarialTraining, Cascade])
+def test_a_network_of_a_trial_is_not_compared_with_those_of_a_whole_training(
+    parts: Path, tmp_path: Path, kind: type[Defense]
+) -> None:
+    """An undefended network of one epoch would make a defense look good."""
+    copyfile(parts / "undefended.safetensors", tmp_path / "undefended.safetensors")
+    with pytest.raises(InvalidInput, match="trained with --share 0.01 and not 1: choose another folder"):
+        kind(tmp_path).train(*colour(256), tmp_path, share=1.0, tell=lambda words: None)
+    kind(parts).train(*colour(256), parts, share=0.01, tell=lambda words: None)
+
+
 def test_the_loss_of_adversarial_training_is_that_of_the_worst_point_of_a_linear_network() -> None:
     layer = nn.Linear(12, 2)
     net = nn.Sequential(nn.Flatten(), layer)

@@ -97,7 +97,7 @@ def iclr2018(
         say.on_interrupt = [f"stopped: finished parts are in {output}; to go on:  {this_command()}"]
         written = train_defenses(tuple(expected), data=data, folder=output, share=share, tell=say.note)
         named = "".join(f"{name} " for name in names or ())
-        attacked = "" if images_of_parts(output) == GREY_SHAPE else " --data DATA"
+        attacked = "" if images_of_parts(output) == GREY_SHAPE else " --data DATA --sample 50"
         _answer(say, written, begun, f"{named}--weights {output}{attacked}")
 
 

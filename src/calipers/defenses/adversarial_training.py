@@ -186,11 +186,11 @@ def train_adversarially(images: Tensor, labels: Tensor, folder: Path, *, share: 
         tell: told in words how far it is.
 
     Raises:
-        InvalidInput: if there is a file, and it is for other images.
+        InvalidInput: if there is a file, and it is for other images, or of another share.
     """
     form = form_of(tuple(images.shape[1:]))
     if has_part(_PART, folder):
-        form.check_part(_PART, folder)
+        form.check_part(_PART, folder, share=share)
         return
     folder.mkdir(parents=True, exist_ok=True)
     if form != GREY:

@@ -280,13 +280,13 @@ class Cascade(Defense):
         form = form_of(tuple(images.shape[1:]))
         train_undefended(images, labels, folder, share=share, tell=tell)
         if has_part(_PART, folder):
-            form.check_part(_PART, folder)
+            form.check_part(_PART, folder, share=share)
             return
         count = _IMAGES if form == GREY else len(images)
         data, classes = portion(images[:count], labels[:count], share)
         if not has_part(_FIRST, folder):
             self._stage(form, _FIRST, data, classes, folder, seed=0, share=share, tell=tell)
-        form.check_part(_FIRST, folder)
+        form.check_part(_FIRST, folder, share=share)
         before = load_part(_network(form), _FIRST, folder)
         tell(f"{_FIRST}: storing its iterated adversarial images")
         stored = stored_images(before, data, classes, _most(form))

@@ -64,21 +64,28 @@ class Form(NamedTuple):
         """
         return max(round(share * whole * self.passes), 1)
 
-    def check_part(self, name: str, folder: Path) -> None:
-        """Check that a part that is there already is for such images.
+    def check_part(self, name: str, folder: Path, *, share: float) -> None:
+        """Check that a part that is there already is for such images, and was not trained to try things out.
 
         Args:
             name: of the part.
             folder: where its file is.
+            share: of images and epochs that it must have been trained on, where its file says so.
 
         Raises:
-            InvalidInput: if it is for others.
+            InvalidInput: if it is for others, or was trained on another share.
         """
         there = form_of_part(name, folder)
         if there != self:
             raise InvalidInput(
                 f"{part_file(name, folder)} is for {there.data}, {_written(there.input_shape)}, and the images are "
                 f"{_written(self.input_shape)}: choose another folder"
+            )
+        told = metadata(part_file(name, folder)).get("share")
+        if told not in (None, f"{share:g}"):
+            raise InvalidInput(
+                f"{part_file(name, folder)} was trained with --share {told} and not {share:g}: choose another folder, "
+                "so that networks of one training are compared"
             )
 
     def about(self, **told: str) -> dict[str, str]:

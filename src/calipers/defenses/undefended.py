@@ -91,11 +91,11 @@ def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: flo
         tell: told in words how far it is.
 
     Raises:
-        InvalidInput: if there is a file, and it is for other images.
+        InvalidInput: if there is a file, and it is for other images, or of another share.
     """
     form = form_of(tuple(images.shape[1:]))
     if has_part(UNDEFENDED, folder):
-        form.check_part(UNDEFENDED, folder)
+        form.check_part(UNDEFENDED, folder, share=share)
         return
     epochs = form.epochs(_EPOCHS, share)
     net = begun(partial(_network, form), 0)

@@ -304,7 +304,7 @@ class Thermometer(Defense):
         for name, loss, recipe, whole in losses:
             epochs = form.epochs(whole, share)
             if has_part(name, folder):
-                form.check_part(name, folder)
+                form.check_part(name, folder, share=share)
                 continue
             net = begun(partial(encoded_network, form), 0)
             train_part(
