@@ -189,7 +189,7 @@ class RunStore:
         if lines:
             raise StoreMismatch(
                 f"{self._name} was begun with something else under the same names ({'; '.join(lines)}): "
-                "put back what was there, or name another file with --run"
+                "put back what was there, or name another file with --run (of a case study another --folder)"
             )
         fresh = [(name, value) for name, value in facts.items() if name not in stored]
         if fresh:
