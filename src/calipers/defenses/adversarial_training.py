@@ -90,7 +90,7 @@ class AdversarialTraining(Defense):
     recipe: ClassVar[str] = "Standard()"
     hides: ClassVar[tuple[Hides, ...]] = ()
     minutes: ClassVar[float] = 12.0
-    colour_minutes: ClassVar[float | None] = 15.0
+    colour_minutes: ClassVar[float | None] = 8.0
     own_network: ClassVar[str] = "it is the training of a network of its own"
 
     def images(self) -> tuple[int, ...]:

@@ -245,7 +245,7 @@ class Cascade(Defense):
     recipe: ClassVar[str] = "Standard()"
     hides: ClassVar[tuple[Hides, ...]] = ()
     minutes: ClassVar[float] = 6.0
-    colour_minutes: ClassVar[float | None] = 15.0
+    colour_minutes: ClassVar[float | None] = 7.0
     own_network: ClassVar[str] = "it is the training of a network of its own"
 
     def images(self) -> tuple[int, ...]:

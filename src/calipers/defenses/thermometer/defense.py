@@ -141,7 +141,7 @@ class Thermometer(Defense):
     recipe: ClassVar[str] = 'PGD(BPDA({"encoder": next_bucket}), steps=40, step_size=0.25, loss="margin")'
     hides: ClassVar[tuple[Hides, ...]] = ("shattered",)
     minutes: ClassVar[float] = 7.0
-    colour_minutes: ClassVar[float | None] = 15.0
+    colour_minutes: ClassVar[float | None] = 18.0
     own_network: ClassVar[str] = "its network is trained on encoded images"
 
     def images(self) -> tuple[int, ...]:
