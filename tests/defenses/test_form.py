@@ -192,15 +192,15 @@ def test_stored_colour_images_stand_for_half_of_the_adversarial_ones() -> None:
         for number, weight in enumerate(net.parameters()):
             weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(number))
     both = torch.cat([x, 255 - x], 1).float() / 255
-    found = CascadeLoss(most=0.0, weight=0.25, pull=0.0, channels=3)(
+    found = CascadeLoss(most=0.0, weight=4.0, pull=0.0, channels=3)(
         net, both, y, torch.Generator().manual_seed(0)
     )
     clean, stored = both[:, :3], both[:, 3:]
     beside = torch.cat([stored[:2], clean[2:]])
     wanted = (
         functional.cross_entropy(net(clean), y, reduction="sum")
-        + 0.25 * functional.cross_entropy(net(beside), y, reduction="sum")
-    ) / (4 * 1.25)
+        + 4 * functional.cross_entropy(net(beside), y, reduction="sum")
+    ) / (4 * 5)
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=2e-2)
 
 
