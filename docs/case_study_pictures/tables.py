@@ -91,7 +91,9 @@ def overview(lines: list[Line]) -> list[str]:
         size = next((x for x in judged if x["role"] == "adaptive"), judged[0])["size"]
         cells += [size, clean(judged[0])]
         cells += [strongest([x for x in measured if x["role"] == role], bare(size)) for role in head[3:-1]]
-        found.append("| " + " | ".join([*cells, judged[0]["published"]["adaptive"]]) + " |")
+        published = judged[0]["published"]
+        alike = published["threat"].replace(",", " ").split()[0] == size.split()[0]
+        found.append("| " + " | ".join([*cells, published["adaptive"] if alike else ""]) + " |")
     return found
 
 

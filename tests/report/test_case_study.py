@@ -215,3 +215,9 @@ def test_a_figure_of_another_size_than_the_adaptive_attack_says_its_size() -> No
     for naive, told in (((far,), "0.0 (linf 0.3)"), ((far, near), "100.0")):
         table = summary_table([*naive, adaptive])
         assert dict(zip(table.columns, table.rows[0], strict=True))["naive"] == told
+
+
+def test_a_published_figure_stands_beside_its_own_norm_alone() -> None:
+    alike, other = (replace(line(FOUND), family=norm, size=f"{norm} 0.1") for norm in ("linf", "l2"))
+    table = summary_table([alike, other])
+    assert [row[table.columns.index("adaptive, in the literature")] for row in table.rows] == ["0", "-"]

@@ -186,6 +186,14 @@ def case_tables(lines: Sequence[CaseLine]) -> tuple[Table, ...]:
     return tuple(_table(name, tuple(group)) for name, group in groupby(lines, key=lambda line: line.defense))
 
 
+def _printed(found: Sequence[CaseLine]) -> str:
+    """Give the published adaptive figure, where what was measured has the norm that it is printed for."""
+    norms = {line.size.split()[0] for line in found if line.role == "adaptive"}
+    published = found[0].published
+    norm = published["threat"].replace(",", " ").split()[0]
+    return published["adaptive"] if not norms or norm in norms else "-"
+
+
 def summary_table(lines: Sequence[CaseLine]) -> Table:
     """Give all defenses in one table: accuracy in percent, and what the papers print.
 
@@ -202,7 +210,7 @@ def summary_table(lines: Sequence[CaseLine]) -> Table:
         cells = [_strongest([line for line in found if line.role == role], size) for role in _COLUMNS]
         judged = [line for line in found if line.role != "undefended"]
         clean = _clean(judged[0]) if judged else "-"
-        rows.append((name + (f", {family}" if family else ""), clean, *cells, found[0].published["adaptive"]))
+        rows.append((name + (f", {family}" if family else ""), clean, *cells, _printed(found)))
     inputs = sorted({line.inputs for line in lines})
     spoken = " or ".join(counted(count, "image") for count in inputs)
     return Table(
