@@ -47,7 +47,7 @@ def iclr2018(
             "--network",
             metavar="MODEL",
             help="Make what defenses need around this pretrained network instead, a model reference: LID's detector "
-            "and reference, patches for quilting.",
+            "and reference, patches for quilting, PixelDefend's density.",
             rich_help_panel="What is measured",
         ),
     ] = None,
