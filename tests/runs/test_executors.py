@@ -82,12 +82,12 @@ def assert_gone(marks: Path) -> None:
 
 
 def test_closing_the_stream_ends_workers_that_are_busy_at_once(tmp_path: Path) -> None:
-    toy = Toy(sleep=1.0, silent=True, marks=str(tmp_path))
+    toy = Toy(sleep=2.0, silent=True, marks=str(tmp_path))
     stream = Processes(2).stream(measure, toy, TASKS, tick=lambda _: None)
     next(stream)
     started = time.monotonic()
     stream.close()
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 1.6  # nobody waits for the sleepers
     assert any(tmp_path.iterdir())
     assert_gone(tmp_path)
 
