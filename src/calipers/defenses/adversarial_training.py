@@ -14,14 +14,19 @@ from torch import Tensor, nn
 from calipers.attacks.pgd import PGD
 from calipers.attacks.standard import Standard
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
-from calipers.defenses.form import GREY, Form, form_of, form_of_part
-from calipers.defenses.parts import has_part, load_part, part_file, save_part, small_network
-from calipers.defenses.undefended import begun, plain_loss, portion, train_undefended, undefended_target
+from calipers.defenses.form import GREY, form_of, form_of_part
+from calipers.defenses.parts import has_part, load_part, part_file
+from calipers.defenses.undefended import (
+    plain_loss,
+    portion,
+    train_network,
+    train_undefended,
+    undefended_target,
+)
 from calipers.sources.models import load_model
 from calipers.target import Target
 from calipers.training import adversarial
 from calipers.training.loop import TrainingProgress
-from calipers.training.parts import train_part
 from calipers.training.weights import save_weights
 
 __all__ = ["RECIPE", "AdversarialLoss", "AdversarialTraining", "adversarially_trained", "train_adversarially"]
@@ -189,13 +194,25 @@ def train_adversarially(images: Tensor, labels: Tensor, folder: Path, *, share: 
         InvalidInput: if there is a file, and it is for other images, or of another share.
     """
     form = form_of(tuple(images.shape[1:]))
+    if form != GREY:
+        loss = AdversarialLoss(form.eps)
+        train_network(
+            _PART,
+            form.network,
+            loss,
+            images,
+            labels,
+            folder,
+            recipe=repr(loss),
+            whole=_COLOUR_EPOCHS,
+            share=share,
+            tell=tell,
+        )
+        return
     if has_part(_PART, folder):
         form.check_part(_PART, folder, share=share)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if form != GREY:
-        _train_small(form, images, labels, folder, share=share, tell=tell)
-        return
     recipe = replace(RECIPE, epochs=max(round(share * RECIPE.epochs), 1))
 
     def told(at: TrainingProgress) -> None:
@@ -226,22 +243,5 @@ def adversarially_trained(folder: Path | None, device: str) -> Target:
     form = form_of_part(_PART, folder)
     if form == GREY:
         return load_model(_BUNDLED if folder is None else f"file:{part_file(_PART, folder)}", device=device)
-    net = load_part(small_network(form.channels, width=form.width), _PART, folder)
+    net = load_part(form.network(), _PART, folder)
     return Target(net, num_classes=10, input_shape=form.input_shape, device=device, name=_PART)
-
-
-def _train_small(
-    form: Form, images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell
-) -> None:
-    loss, epochs = AdversarialLoss(form.eps), form.epochs(_COLOUR_EPOCHS, share)
-    net = train_part(
-        begun(partial(small_network, form.channels, width=form.width), 0),
-        *portion(images, labels, share),
-        loss,
-        recipe=repr(loss),
-        epochs=epochs,
-        augment=form.augment,
-        checkpoint=folder / f"{_PART}.partial",
-        tell=lambda words: tell(f"{_PART}: {words}"),
-    )
-    save_part(net, _PART, folder, about=form.about(recipe=f"{loss}, {epochs} epochs", share=f"{share:g}"))

@@ -16,7 +16,7 @@ from calipers.attacks.pgd import PGD
 from calipers.attacks.standard import Standard
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
 from calipers.defenses.form import GREY, Form, form_of, form_of_part
-from calipers.defenses.parts import has_part, load_part, save_part, small_network
+from calipers.defenses.parts import has_part, load_part, save_part
 from calipers.defenses.undefended import begun, plain_loss, portion, train_undefended, undefended_target
 from calipers.target import Target
 from calipers.training.parts import train_part
@@ -287,7 +287,7 @@ class Cascade(Defense):
         if not has_part(_FIRST, folder):
             self._stage(form, _FIRST, data, classes, folder, seed=0, share=share, tell=tell)
         form.check_part(_FIRST, folder, share=share)
-        before = load_part(_network(form), _FIRST, folder)
+        before = load_part(form.network(), _FIRST, folder)
         tell(f"{_FIRST}: storing its iterated adversarial images")
         stored = stored_images(before, data, classes, _most(form))
         both = torch.cat([data, stored], 1)
@@ -312,7 +312,7 @@ class Cascade(Defense):
         def told(words: str) -> None:
             tell(f"{name}: {words}")
 
-        net = begun(partial(_network, form), seed)
+        net = begun(form.network, seed)
         train_part(
             net,
             images[:, : form.channels],
@@ -342,12 +342,8 @@ class Cascade(Defense):
 
     def _trained(self, device: str) -> Target:
         form = form_of_part(_PART, self.weights)
-        net = load_part(_network(form), _PART, self.weights)
+        net = load_part(form.network(), _PART, self.weights)
         return Target(net, num_classes=10, input_shape=form.input_shape, device=device, name=_PART)
-
-
-def _network(form: Form) -> nn.Module:
-    return small_network(form.channels, width=form.width)
 
 
 def _most(form: Form) -> float:

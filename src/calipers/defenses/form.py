@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from torch import nn
+
 from calipers.defenses.given import Sizes, sizes_for
-from calipers.defenses.parts import has_part, part_file
+from calipers.defenses.parts import has_part, part_file, small_network
 from calipers.errors import InvalidInput
 from calipers.sources.shipped import metadata
 from calipers.threat.units import parse_size
@@ -51,6 +53,17 @@ class Form(NamedTuple):
     def eps(self) -> float:
         """The size that adversarial training is for, linf, in input units."""
         return float(parse_size(self.sizes.linf))
+
+    def network(self, planes: int = 1) -> nn.Sequential:
+        """Build the small network for such images, with torch's own initial weights.
+
+        Args:
+            planes: how many times the channels of an image are given to it.
+
+        Returns:
+            The network.
+        """
+        return small_network(planes * self.channels, width=self.width)
 
     def epochs(self, whole: int, share: float) -> int:
         """Say for how many epochs to train.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,16 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calipers.defenses.base import Tell
-from calipers.defenses.form import Form, form_of, form_of_part
-from calipers.defenses.parts import has_part, load_part, save_part, small_network
+from calipers.defenses.form import form_of, form_of_part
+from calipers.defenses.parts import has_part, load_part, save_part
 from calipers.target import Target
-from calipers.training.parts import train_part
+from calipers.training.parts import BatchLoss, train_part
 
 __all__ = [
     "UNDEFENDED",
     "begun",
     "plain_loss",
     "portion",
+    "train_network",
     "train_undefended",
     "undefended_target",
 ]
@@ -80,13 +80,30 @@ def begun(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
-    """Train the network, unless its file is there.
+def train_network(
+    name: str,
+    make: Callable[[], nn.Module],
+    loss: BatchLoss,
+    images: Tensor,
+    labels: Tensor,
+    folder: Path,
+    *,
+    recipe: str,
+    whole: int,
+    share: float,
+    tell: Tell,
+) -> None:
+    """Train a network of a defense's own in the form of its images, unless its file is there.
 
     Args:
+        name: of the part.
+        make: a function that builds it.
+        loss: what is descended.
         images: training images (n, 1, 28, 28) or (n, 3, 32, 32), uint8.
         labels: their classes (n,), int64.
         folder: where the file goes.
+        recipe: the loss in words.
+        whole: epochs of what ships.
         share: of images and epochs.
         tell: told in words how far it is.
 
@@ -94,24 +111,39 @@ def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: flo
         InvalidInput: if there is a file, and it is for other images, or of another share.
     """
     form = form_of(tuple(images.shape[1:]))
-    if has_part(UNDEFENDED, folder):
-        form.check_part(UNDEFENDED, folder, share=share)
+    if has_part(name, folder):
+        form.check_part(name, folder, share=share)
         return
-    epochs = form.epochs(_EPOCHS, share)
-    net = begun(partial(_network, form), 0)
+    epochs = form.epochs(whole, share)
     folder.mkdir(parents=True, exist_ok=True)
-    train_part(
-        net,
+    net = train_part(
+        begun(make, 0),
         *portion(images, labels, share),
-        plain_loss,
-        recipe="plain",
+        loss,
+        recipe=recipe,
         epochs=epochs,
         augment=form.augment,
-        checkpoint=folder / f"{UNDEFENDED}.partial",
-        tell=lambda words: tell(f"{UNDEFENDED}: {words}"),
+        checkpoint=folder / f"{name}.partial",
+        tell=lambda words: tell(f"{name}: {words}"),
     )
-    about = form.about(recipe=f"cross-entropy, {epochs} epochs", share=f"{share:g}")
-    save_part(net, UNDEFENDED, folder, about=about)
+    save_part(net, name, folder, about=form.about(recipe=f"{recipe}, {epochs} epochs", share=f"{share:g}"))
+
+
+def train_undefended(images: Tensor, labels: Tensor, folder: Path, *, share: float, tell: Tell) -> None:
+    """Train the plain network, unless its file is there; see :func:`train_network`."""
+    form = form_of(tuple(images.shape[1:]))
+    train_network(
+        UNDEFENDED,
+        form.network,
+        plain_loss,
+        images,
+        labels,
+        folder,
+        recipe="cross-entropy",
+        whole=_EPOCHS,
+        share=share,
+        tell=tell,
+    )
 
 
 def undefended_target(folder: Path | None, device: str) -> Target:
@@ -125,9 +157,5 @@ def undefended_target(folder: Path | None, device: str) -> Target:
         The target.
     """
     form = form_of_part(UNDEFENDED, folder)
-    net = load_part(_network(form), UNDEFENDED, folder)
+    net = load_part(form.network(), UNDEFENDED, folder)
     return Target(net, num_classes=10, input_shape=form.input_shape, device=device, name=UNDEFENDED)
-
-
-def _network(form: Form) -> nn.Module:
-    return small_network(form.channels, width=form.width)

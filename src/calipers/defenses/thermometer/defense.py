@@ -22,7 +22,7 @@ from calipers.defenses.adversarial_training import (
 )
 from calipers.defenses.base import Defense, Hides, Paper, Row, Tell
 from calipers.defenses.form import GREY, Form, form_of, form_of_part
-from calipers.defenses.parts import has_part, load_part, save_part, small_network
+from calipers.defenses.parts import load_part
 from calipers.defenses.thermometer.encoding import (
     LEVELS,
     ThermometerEncoder,
@@ -32,11 +32,11 @@ from calipers.defenses.thermometer.encoding import (
     rise_to_threshold,
 )
 from calipers.defenses.thermometer.logit_space import LogitSpacePGA, ascend, code_of, reachable
-from calipers.defenses.undefended import begun, plain_loss, portion, train_undefended, undefended_target
+from calipers.defenses.undefended import plain_loss, train_network, train_undefended, undefended_target
 from calipers.errors import MissingFile
 from calipers.gradients.bpda import BPDA
 from calipers.target import Target
-from calipers.training.parts import BatchLoss, train_part
+from calipers.training.parts import BatchLoss
 
 __all__ = ["LogitSpaceLoss", "Thermometer", "encoded_network"]
 
@@ -57,7 +57,7 @@ def encoded_network(form: Form = GREY) -> nn.Sequential:
         A network with the parts ``encoder`` and ``classifier``.
     """
     encoder = ThermometerEncoder(LEVELS, channels=form.channels)
-    behind = small_network(LEVELS * form.channels, width=form.width)
+    behind = form.network(LEVELS)
     return nn.Sequential(OrderedDict(encoder=encoder, classifier=behind))
 
 
@@ -302,23 +302,18 @@ class Thermometer(Defense):
             ),
         )
         for name, loss, recipe, whole in losses:
-            epochs = form.epochs(whole, share)
-            if has_part(name, folder):
-                form.check_part(name, folder, share=share)
-                continue
-            net = begun(partial(encoded_network, form), 0)
-            train_part(
-                net,
-                *portion(images, labels, share),
+            train_network(
+                name,
+                partial(encoded_network, form),
                 loss,
+                images,
+                labels,
+                folder,
                 recipe=recipe,
-                epochs=epochs,
-                augment=form.augment,
-                checkpoint=folder / f"{name}.partial",
-                tell=lambda words, name=name: tell(f"{name}: {words}"),  # type: ignore[misc]
+                whole=whole,
+                share=share,
+                tell=tell,
             )
-            about = form.about(recipe=f"{recipe}, {epochs} epochs", share=f"{share:g}")
-            save_part(net, name, folder, about=about)
 
     def _carried_over(self, form: Form) -> Transfer:
         """Search on the adversarially trained network: the one that ships, or the one that is in the folder now."""
